@@ -40,7 +40,7 @@ from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
-from distill.training.student import check_lengths, check_room, check_student, write_student_format
+from distill.training.student import check_lengths, check_room, check_student
 from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
 from distill.verification.verdicts import check_gradable, grade
@@ -62,6 +62,7 @@ from toolkit.runs import (
 )
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
+from toolkit.voice.student_format import write_student_format
 
 VALIDATION = "validation.jsonl"
 ENOUGH_TRACES = 24

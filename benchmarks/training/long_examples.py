@@ -65,7 +65,7 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
     from distill.training import completion_loss, document_attention
     from distill.training.completion_loss import IGNORED, LossForward
     from distill.training.optimizers.choice import make_adamw
-    from distill.training.student import load_student
+    from distill.training.student import load_trainable
     from distill.training.train import _to_train, collate
 
     if not variant.long_attention:
@@ -85,7 +85,7 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
             tie_word_embeddings=True,
         )
         LlamaForCausalLM(config).save_pretrained(scratch)
-        plain = load_student(Path(scratch), 2, "nf4" if variant.nf4 else "")
+        plain = load_trainable(Path(scratch), "nf4" if variant.nf4 else "")
     model: Any = _to_train(plain, replace(demo().train, lora_rank=16 if variant.nf4 else 0))
     causal_lm = model.get_base_model() if variant.nf4 else model
     if variant.checkpointing:

@@ -139,7 +139,7 @@ def _config(case: Case) -> Any:
 
 def _plan(case: Case, folder: Path) -> dict[str, float]:
     from distill.planning.training_plan import Examples, plan_training, shape_of
-    from distill.training.student import write_student_format
+    from toolkit.voice.student_format import write_student_format
 
     (folder / "format").mkdir()
     chat_format = write_student_format(folder / "student", folder / "format")

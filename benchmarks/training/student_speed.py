@@ -61,8 +61,8 @@ VARIANTS = {
 
 def measure(variant: StudentVariant, student: Path, steps: int) -> dict[str, float]:
     """Train `steps` timed steps in this process; return the table's figures."""
-    from distill.training.student import write_student_format
     from toolkit.machine.allocator import keep_freed_memory
+    from toolkit.voice.student_format import write_student_format
 
     if variant.keeps_freed_memory:
         keep_freed_memory()
@@ -112,11 +112,11 @@ def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any]
     from distill.pipeline import demo
     from distill.training.student import load_student
     from distill.training.train import StudentTrainer, tokenize, trainer_arguments
-    from toolkit.formats.chat_format import TURN_END, ChatFormat
+    from toolkit.formats.chat_format import ChatFormat
 
     config = replace(demo().train, batch_examples=variant.batch_examples, log_every=1)
     chat_format = ChatFormat.from_folder(folder)
-    model = load_student(student, chat_format.encode(TURN_END)[0])
+    model = load_student(student, chat_format)
     model.set_attn_implementation(variant.attention)
     return StudentTrainer(
         model,

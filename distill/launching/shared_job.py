@@ -23,12 +23,12 @@ from torch import distributed
 
 from distill.launching.sharded import ShardedTrainer
 from distill.training.journal import CHECKPOINTS
-from distill.training.student import write_student_format
 from distill.training.train import StudentTrainer, Train, train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError, ToolkitError
 from toolkit.records import TRAIN, Example, read_object, read_records, write_records
 from toolkit.runs import process_rank, replace_text
+from toolkit.voice.student_format import write_student_format
 
 JOB_FOLDER, JOB, RESULT, VALIDATION = "job", "job.json", "result.json", "validation.jsonl"
 

@@ -138,8 +138,8 @@ def saved_bytes(model: Any, config: PretrainedConfig, train: TrainConfig, row: P
     kept = float(_kept(_causal_lm(model), row))
     if not train.gradient_checkpointing:
         return kept
-    layers = config.num_hidden_layers
-    inputs = float(layers * row.tokens * config.hidden_size * dtype.itemsize)
+    layers = int(config.num_hidden_layers)
+    inputs = layers * row.tokens * int(config.hidden_size) * dtype.itemsize
     return inputs + kept / layers  # a layer is computed again for its own backward pass
 
 

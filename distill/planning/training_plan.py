@@ -24,7 +24,6 @@ from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
 from distill.planning.training_speed import rehearse
-from distill.training.student import write_student_format
 from distill.training.train import packed
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
@@ -33,6 +32,7 @@ from toolkit.model.flops import forward_flops
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example, read_object, read_records
 from toolkit.sources.model_names import resolve
+from toolkit.voice.student_format import write_student_format
 
 DRAWS = 200
 """Batches that are drawn to find a full one: the examples of a run come in an order of chance."""

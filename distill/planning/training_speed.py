@@ -24,7 +24,7 @@ from distill.planning.footprint import PackedRow
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.optimizers.choice import make_adamw
-from distill.training.student import add_adapters, load_student
+from distill.training.student import add_adapters, load_trainable
 from distill.training.train_config import TrainConfig
 from toolkit.model.flops import forward_flops
 
@@ -134,7 +134,7 @@ def _few_layers(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype
     disable_progress_bar()  # of writing a layer or two
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(few, dtype=dtype).save_pretrained(folder)
-        model: Any = load_student(Path(folder), 0, quantization=train.quantization)
+        model: Any = load_trainable(Path(folder), train.quantization)
     if torch.cuda.is_available():
         model.to("cuda")
     return add_adapters(model, train) if train.lora_rank else model

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.students.architectures import logits_scale
 from distill.training.document_attention import Documents
 
 IGNORED = -100
@@ -129,6 +130,7 @@ class LossForward:
         """`noise`: NEFTune's alpha. Neither it nor label smoothing counts while held-out examples are measured."""
         self._base: nn.Module = causal_lm.base_model
         self._head: nn.Linear = causal_lm.get_output_embeddings()
+        self._scale = logits_scale(causal_lm.config)
         self._embedding: nn.Module = causal_lm.get_input_embeddings()
         self._noise, self._smoothing = noise, smoothing
 
@@ -138,9 +140,10 @@ class LossForward:
         if self._noise and self._base.training:
             inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
         hidden_1ND = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        loss = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+        hidden_ND = hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
+        loss = summed_loss(hidden_ND, self._head.weight, labels[0])
         if self._smoothing and self._base.training:
-            spread = spread_loss(hidden_1ND[0], self._head.weight, labels[0])
+            spread = spread_loss(hidden_ND, self._head.weight, labels[0])
             loss = (1 - self._smoothing) * loss + self._smoothing * spread
         return loss
 

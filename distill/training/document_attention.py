@@ -24,13 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-
-from toolkit.errors import InputError
 
 NAME = "documents"
 BUCKET = 32
@@ -79,21 +78,28 @@ class Documents:
         self.token_of_row_M = torch.tensor(token_of_row)
         self.row_of_token_N = row_of_token
         self.padding = torch.tensor(padding, dtype=torch.long)
-        self._bias: dict[tuple[int, int, torch.dtype], Tensor] = {}
+        self._bias: dict[tuple[int, int, torch.dtype, int], Tensor] = {}
 
-    def causal_bias(self, length: int, repeats: int, dtype: torch.dtype) -> Tensor:
-        """Return the mask of a bucket: 0 where a query (rows: `repeats` heads × T) may look, −inf elsewhere."""
-        key = (length, repeats, dtype)
+    def causal_bias(self, length: int, repeats: int, dtype: torch.dtype, window: int) -> Tensor:
+        """Return the mask of a bucket: 0 where a query (rows: `repeats` heads × T) may look, −inf elsewhere.
+
+        `window`: how many tokens it may look at, itself included; a window that no document exceeds changes nothing.
+        """
+        window = min(window, length)
+        key = (length, repeats, dtype, window)
         if key not in self._bias:
-            future_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
-            bias_TT = torch.zeros(length, length, dtype=dtype).masked_fill(future_TT, float("-inf"))
+            unseen_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
+            unseen_TT |= torch.ones(length, length, dtype=torch.bool).tril(-window)
+            bias_TT = torch.zeros(length, length, dtype=dtype).masked_fill(unseen_TT, float("-inf"))
             self._bias[key] = bias_TT.repeat(repeats, 1)
         return self._bias[key]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_NHA: Tensor, k_NGA: Tensor, v_NGA: Tensor, scaling: float, documents: Documents) -> Tensor:
+    def forward(
+        ctx: Any, q_NHA: Tensor, k_NGA: Tensor, v_NGA: Tensor, scaling: float, documents: Documents, window: int
+    ) -> Tensor:
         q_MHA = q_NHA.index_select(0, documents.token_of_row_M)
         k_MGA = k_NGA.index_select(0, documents.token_of_row_M)
         v_MGA = v_NGA.index_select(0, documents.token_of_row_M)
@@ -105,7 +111,7 @@ class _Attention(torch.autograd.Function):
             q_XYA = _by_group(bucket.rows(q_MHA), groups)  # X = documents × kv heads, Y = heads per kv head × T
             k_XTA = _by_group(bucket.rows(k_MGA), groups)
             v_XTA = _by_group(bucket.rows(v_MGA), groups)
-            bias_YT = documents.causal_bias(bucket.length, repeats, q_NHA.dtype)
+            bias_YT = documents.causal_bias(bucket.length, repeats, q_NHA.dtype, window)
             scores_XYT = torch.baddbmm(bias_YT, q_XYA, k_XTA.transpose(1, 2), alpha=scaling)
             weights_XYT = torch.softmax(scores_XYT, dim=-1)
             _write_back(bucket.rows(out_MHA), torch.bmm(weights_XYT, v_XTA), groups)
@@ -135,20 +141,38 @@ class _Attention(torch.autograd.Function):
             _write_back(bucket.rows(d_v_MGA), torch.bmm(weights_XYT.transpose(1, 2), d_out_XYA), groups)
         token_rows = documents.row_of_token_N
         d_q_NHA, d_k_NGA, d_v_NGA = (d.index_select(0, token_rows) for d in (d_q_MHA, d_k_MGA, d_v_MGA))
-        return d_q_NHA, d_k_NGA, d_v_NGA, None, None
+        return d_q_NHA, d_k_NGA, d_v_NGA, None, None, None
 
 
 def _one_by_one(
-    query_1HNA: Tensor, key_1GNA: Tensor, value_1GNA: Tensor, scaling: float, documents: Documents
+    query_1HNA: Tensor, key_1GNA: Tensor, value_1GNA: Tensor, scaling: float, documents: Documents, window: int
 ) -> Tensor:
     """Attend in each document by torch's kernel; returns 1HNA."""
     parts = [
-        torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        _in_one(q, k, v, scaling, window)
         for q, k, v in zip(
             *(states.split(documents.lengths, dim=2) for states in (query_1HNA, key_1GNA, value_1GNA)), strict=True
         )
     ]
     return torch.cat(parts, dim=2)
+
+
+def _in_one(query_1HTA: Tensor, key_1GTA: Tensor, value_1GTA: Tensor, scaling: float, window: int) -> Tensor:
+    """Attend in one document; where its window is shorter, piece by piece, each to the tokens that it can see."""
+    length = query_1HTA.shape[2]
+    attention = partial(torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=True)
+    if window >= length:
+        return attention(query_1HTA, key_1GTA, value_1GTA, is_causal=True)
+    pieces = []
+    for start in range(0, length, LONG):
+        end, first = min(start + LONG, length), max(0, start - window + 1)
+        seen = slice(first, end)
+        distance_PS = torch.arange(start, end)[:, None] - torch.arange(first, end)
+        mask_PS = (distance_PS >= 0) & (distance_PS < window)
+        pieces.append(
+            attention(query_1HTA[:, :, start:end], key_1GTA[:, :, seen], value_1GTA[:, :, seen], attn_mask=mask_PS)
+        )
+    return torch.cat(pieces, dim=2)
 
 
 def attend(
@@ -164,20 +188,13 @@ def attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA.
-
-    Raises `InputError` if a document is longer than the model's sliding window.
-    """
+    """Compute attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA."""
     assert attention_mask is None and dropout == 0.0 and query.shape[0] == 1
-    if sliding_window is not None and documents.longest > sliding_window:
-        raise InputError(
-            f"the longest example ({documents.longest} tokens) must be at most the student's sliding window "
-            f"({sliding_window}); lower max_tokens"
-        )
+    window = sliding_window or documents.longest
     if documents.longest > LONG:
-        return _one_by_one(query, key, value, scaling, documents).transpose(1, 2), None
+        return _one_by_one(query, key, value, scaling, documents, window).transpose(1, 2), None
     q_NHA, k_NGA, v_NGA = (states[0].transpose(0, 1) for states in (query, key, value))
-    out_NHA: Tensor = _Attention.apply(q_NHA, k_NGA, v_NGA, scaling, documents)  # type: ignore[no-untyped-call]
+    out_NHA: Tensor = _Attention.apply(q_NHA, k_NGA, v_NGA, scaling, documents, window)  # type: ignore[no-untyped-call]
     return out_NHA[None], None
 
 

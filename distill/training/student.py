@@ -1,7 +1,8 @@
 """Checks a student completely before any expensive work, loads it, and saves it.
 
-A student needs an architecture that can be trained here, complete and finite float weights, and a tokenizer that has
-the turn tokens and an embedding row for every id. It is saved as a plain bf16 checkpoint.
+A student needs an architecture that can be trained here, complete and finite float weights, a template into which
+thoughts can be put (`distill.students`), and an embedding row for every id of its tokenizer. It is saved as a plain
+bf16 checkpoint.
 """
 
 from __future__ import annotations
@@ -20,29 +21,21 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from distill.students.architectures import check_architecture
+from distill.students.proof import prove_voice
 from distill.training import document_attention
 from distill.training.journal import CHECKPOINTS_KEPT
 from distill.training.optimizers.choice import STATE_BYTES
 from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import (
-    REASONING_TEMPLATE,
-    TURN_END,
-    TURN_START,
-    ChatFormat,
-    load_tokenizer,
-    write_chat_files,
-)
+from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat, load_tokenizer
 from toolkit.model.decoder import load_model
 from toolkit.model.loading import not_finite, quantization
 from toolkit.model.precision import compute_dtype
-from toolkit.records import Problem, read_object
+from toolkit.records import Problem
 from toolkit.sources.model_names import is_exported
 from toolkit.terminal import say
-
-STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type` of the architectures whose forward passes `documents` on to the attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +44,7 @@ class StudentFacts:
 
     parameters: int
     max_tokens: int
-    """The longest trainable example: the student's context, or its sliding window on a CPU."""
+    """The longest trainable example: the student's context."""
 
 
 def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[str] = ()) -> StudentFacts:
@@ -59,13 +52,7 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
 
     `context_tokens` and `targets`: of `TrainConfig`. Raises `InputError` naming what is wrong with the student.
     """
-    settings = read_object(student / "config.json")
-    model_type = settings.get("model_type")
-    if model_type not in STUDENT_TYPES:
-        raise InputError(
-            f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}; choose another "
-            "student"
-        )
+    check_architecture(student)
     if method := quantization(student):
         raise InputError(
             f"the student {student} is quantized by {method} and cannot be trained; choose the float model that it was "
@@ -76,9 +63,7 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
             f"the student {student} is an exported model and cannot be trained; choose the model that it was made from"
         )
     tokenizer = load_tokenizer(student / "tokenizer.json")
-    for token in (TURN_START, TURN_END):
-        if tokenizer.token_to_id(token) is None:
-            raise InputError(f"the vocabulary of {student} lacks {token} (ChatML); choose another student")
+    prove_voice(student)
     model: Any = load_model(student, torch.bfloat16)
     rows = model.get_input_embeddings().weight.shape[0]
     token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
@@ -92,7 +77,8 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
     _check_targets(model, targets)
     _set_context(model, context_tokens)
     return StudentFacts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=_longest(model.config)
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        max_tokens=model.config.max_position_embeddings,
     )
 
 
@@ -145,27 +131,31 @@ def check_lengths(
         )
 
 
-def write_student_format(student: Path, folder: Path) -> ChatFormat:
-    """Write the student's tokenizer with the reasoning template into `folder`, and return that chat format."""
-    tokenizer = load_tokenizer(student / "tokenizer.json")
-    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
-    return ChatFormat.from_folder(folder)
-
-
-def load_student(folder: Path, end: int, quantization: str = "", *, context_tokens: int = 0) -> PreTrainedModel:
-    """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
+def load_student(
+    folder: Path, chat_format: ChatFormat, quantization: str = "", *, context_tokens: int = 0
+) -> PreTrainedModel:
+    """Load the model to train, in the dtype in which its steps compute; it ends texts as its chat format does.
 
     `quantization` and `context_tokens`: of `TrainConfig`. Raises `InputError` if its weights cannot be read.
     """
-    student = load_nf4(folder) if quantization else load_model(folder, compute_dtype())
+    student = load_trainable(folder, quantization)
     _set_context(student, context_tokens)
+    ends = sorted(chat_format.stop_ids)
     for settings in (student.config, student.generation_config):
-        settings.eos_token_id = settings.pad_token_id = end
-    if torch.cuda.is_available():
-        _use_gpu_kernels(student)
-    else:
-        student.set_attn_implementation(document_attention.NAME)
+        settings.eos_token_id = ends[0] if len(ends) == 1 else ends
+        if settings.pad_token_id is None or chat_format.template == REASONING_TEMPLATE:
+            settings.pad_token_id = chat_format.end_id
     return student
+
+
+def load_trainable(folder: Path, quantization: str = "") -> PreTrainedModel:
+    """Load a model with the attention that trains on documents; raises `InputError` if its weights cannot be read."""
+    model = load_nf4(folder) if quantization else load_model(folder, compute_dtype())
+    if torch.cuda.is_available():
+        _use_gpu_kernels(model)
+    else:
+        model.set_attn_implementation(document_attention.NAME)
+    return model
 
 
 def _use_gpu_kernels(student: PreTrainedModel) -> None:
@@ -267,13 +257,3 @@ def _check_targets(student: nn.Module, targets: Sequence[str]) -> None:
 def _saved_digest(weight: torch.Tensor) -> str:
     values = weight.to("cpu", torch.bfloat16).to(torch.float16) + 0.0  # -0 becomes 0
     return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16).hexdigest()
-
-
-def _longest(config: Any) -> int:
-    """Return the tokens of the longest trainable example; document attention on a CPU has no sliding window."""
-    limits: list[int] = [config.max_position_embeddings]
-    kinds = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None
-    if slides and not torch.cuda.is_available():
-        limits.append(config.sliding_window)
-    return min(limits)

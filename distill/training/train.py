@@ -12,8 +12,8 @@ If several processes train together (`distill.launching`), each takes its part o
 one that a single process makes; the first one writes the folder, and the others read it.
 
 During training the folder gets `loss.jsonl` (step, loss, learning_rate, tokens …), at the end the weights, the
-tokenizer and the reasoning template. `checkpoints/` lets an interrupted run resume; whoever saves the folder removes it
-(`toolkit.runs.finish`).
+tokenizer and the template of a student that reasons. `checkpoints/` lets an interrupted run resume; whoever saves the
+folder removes it (`toolkit.runs.finish`).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from distill.training.student import (
     load_student,
     save_student,
     saved_digests,
-    write_student_format,
 )
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
-from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
+from toolkit.voice.student_format import write_student_format
 
 ROW_TOKENS: int = DEFAULTS["row_tokens"]
 
@@ -303,10 +303,9 @@ def train(
     first, alone = arguments.process_index == 0, arguments.world_size == 1
     chat_format = write_student_format(student, folder) if alone else ChatFormat.from_folder(folder)
     dataset = tokenize(examples, chat_format, config.loss_on)
-    end = chat_format.encode(TURN_END)[0]
 
     def load() -> PreTrainedModel:
-        return load_student(student, end, config.quantization, context_tokens=config.context_tokens)
+        return load_student(student, chat_format, config.quantization, context_tokens=config.context_tokens)
 
     plain = load()
     before = saved_digests(plain) if first else {}

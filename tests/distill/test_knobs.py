@@ -23,13 +23,14 @@ from distill.training.journal import CHECKPOINTS
 from distill.training.optimizers.mastered import Mastered
 from distill.training.optimizers.muon import MuonAdamW
 from distill.training.optimizers.not_adam import make_not_adam
-from distill.training.student import check_student, load_student, write_student_format
+from distill.training.student import check_student, load_student
 from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from export.checkpoint.adapter import Adapter, NeedsPeft
 from tests.distill.test_train import examples, float_model, losses, rates, tiny_recipe
 from toolkit.errors import InputError, MissingExtra
-from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.voice.student_format import write_student_format
 
 
 def trained(student: Path, folder: Path, count: int = 16, **changes: Any) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def test_adapters_kept_apart_are_pefts_and_merge_to_the_same_student(
     settings["target_modules"] = sorted(settings["target_modules"])
     assert settings.items() >= written.items()
     assert not list(apart.glob("model*.safetensors")) and not (apart / "README.md").exists()
-    base = load_student(tiny_student, ChatFormat.from_folder(apart).encode(TURN_END)[0])
+    base = load_student(tiny_student, ChatFormat.from_folder(apart))
     whole: Any = PeftModel.from_pretrained(base, str(apart), autocast_adapter_dtype=False)
     whole = whole.merge_and_unload().state_dict()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()

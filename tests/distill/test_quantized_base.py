@@ -14,7 +14,7 @@ from peft import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from distill.training.quantized_base import check_quantization, dequantized, is_quantized, load_nf4, merged
-from distill.training.student import add_adapters, load_student, save_student
+from distill.training.student import add_adapters, load_trainable, save_student
 from distill.training.train import train
 from distill.training.train_config import TrainConfig
 from tests.distill.test_train import examples, float_model, losses, tiny_recipe
@@ -139,7 +139,7 @@ def test_a_student_whose_rows_are_no_whole_blocks_is_refused(tiny_student: Path,
     config.hidden_size, config.intermediate_size, config.head_dim = 48, 80, 12
     LlamaForCausalLM(config).save_pretrained(folder)
     with pytest.raises(InputError, match=r"no layer of .*narrow has rows of whole blocks of 64"):
-        load_student(folder, 2, "nf4")
+        load_trainable(folder, "nf4")
 
 
 def test_weights_in_nf4_without_adapters_are_refused() -> None:

@@ -20,12 +20,13 @@ from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
 from distill.training.optimizers.master_adamw import MasterAdamW
-from distill.training.student import save_student, write_student_format
+from distill.training.student import save_student
 from distill.training.train import collate, tokenize, train, trainer_arguments, within
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Example
+from toolkit.voice.student_format import write_student_format
 
 
 def examples(count: int) -> list[Example]:
@@ -137,7 +138,12 @@ def test_where_there_is_a_gpu_its_attention_sees_the_same_documents(
     torch.testing.assert_close(ours, model.base_model(**inputs)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_attention_of_documents_equals_a_block_diagonal_mask() -> None:
+@pytest.mark.parametrize("long", [document_attention.LONG, 16])
+@pytest.mark.parametrize("window", [None, 1, 7, 33, 64])
+def test_attention_of_documents_equals_a_block_diagonal_mask(
+    window: int | None, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_attention, "LONG", long)
     lengths, heads, groups, width = [5, 40, 33, 32], 6, 2, 8
     count = sum(lengths)
     generator = torch.Generator().manual_seed(2)
@@ -146,9 +152,10 @@ def test_attention_of_documents_equals_a_block_diagonal_mask() -> None:
         for n in (heads, groups, groups)
     )
     document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    mask = (document[:, None] == document[None]) & torch.ones(count, count).tril().bool()
+    seen = torch.ones(count, count).tril().triu(1 - (window or count)).bool()
+    mask = (document[:, None] == document[None]) & seen
     ours, _ = document_attention.attend(
-        torch.nn.Identity(), query, key, value, None, scaling=0.3, documents=Documents(lengths)
+        torch.nn.Identity(), query, key, value, None, scaling=0.3, documents=Documents(lengths), sliding_window=window
     )
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
@@ -278,14 +285,6 @@ def test_nothing_is_reported_to_anyone(tiny_student: Path, tmp_path: Path, monke
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as where it was imported before us
     train(tiny_student, examples(4), tiny_recipe(), tmp_path)
     assert constants.HF_HUB_DISABLE_TELEMETRY
-
-
-def test_a_document_longer_than_the_sliding_window_is_refused() -> None:
-    states = torch.zeros(1, 2, 40, 8)
-    with pytest.raises(InputError, match=r"\(40 tokens\) must be at most the student's sliding window \(32\)"):
-        document_attention.attend(
-            torch.nn.Identity(), states, states, states, None, scaling=1.0, documents=Documents([40]), sliding_window=32
-        )
 
 
 def test_a_saved_student_keeps_its_weights(tiny_student: Path, tmp_path: Path) -> None:

@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoModelForCausalLM,
+    Cohere2Config,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
 )
 
 from toolkit.model.flops import data_sheet_flops, forward_flops, peak_flops, training_flops
@@ -53,6 +60,11 @@ def models() -> dict[str, PreTrainedModel]:
     return {
         "llama": LlamaForCausalLM(LlamaConfig(**DENSE, tie_word_embeddings=True)),
         "qwen3": Qwen3ForCausalLM(Qwen3Config(**DENSE, head_dim=16)),
+        "gemma3": AutoModelForCausalLM.from_config(Gemma3TextConfig(**DENSE, head_dim=16)),
+        **{
+            kind.model_type: AutoModelForCausalLM.from_config(kind(**DENSE, pad_token_id=0))
+            for kind in (SmolLM3Config, Phi3Config, GraniteConfig, Olmo2Config, Cohere2Config)
+        },
         "deepseek": DeepseekV3ForCausalLM(DeepseekV3Config(**LATENT)),
         "deepseek without a query rank": DeepseekV3ForCausalLM(DeepseekV3Config(**(LATENT | {"q_lora_rank": None}))),
     }
@@ -66,7 +78,10 @@ def test_counted_operations_are_those_that_torch_sees(name: str) -> None:
         loss = model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    rotary = 2 * CONTEXT * model.model.rotary_emb.inv_freq.numel()  # some multiply angles as matrices
+    angles = [
+        buffer for name, buffer in model.model.rotary_emb.named_buffers() if not name.endswith("original_inv_freq")
+    ]
+    rotary = 2 * CONTEXT * sum(buffer.numel() for buffer in angles)  # some multiply angles as matrices
     tokens = ROWS * CONTEXT
     assert forward.get_total_flops() == pytest.approx(tokens * forward_flops(model.config, CONTEXT), abs=rotary)
     total = forward.get_total_flops() + backward.get_total_flops()

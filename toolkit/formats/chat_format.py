@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -42,6 +42,8 @@ TOKEN_IDS = range(2**32)
 """The numbers that the tokenizers library accepts as ids."""
 CLOSING = f"\n{CLOSE}\n\n"
 """The text between a thought and its answer."""
+MARK = "Fortytwo"
+"""A word that no template writes."""
 _TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
 
 REASONING_TEMPLATE = (
@@ -106,16 +108,21 @@ class ChatFormat:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, clock: Callable[[], datetime] = datetime.now, *, model_folder: Path | None = None
+        cls,
+        folder: Path,
+        clock: Callable[[], datetime] = datetime.now,
+        *,
+        model_folder: Path | None = None,
+        template: str | None = None,
     ) -> ChatFormat:
         """Read the tokenizer, its configuration and the chat template of a model folder, as transformers reads them.
 
         `model_folder`: the one whose configuration names end-of-text ids, if it is another, as an adapter's base is.
-        Raises `InputError` if one of them is missing or unreadable.
+        `template`: one to take in place of the folder's. Raises `InputError` if one of them is missing or unreadable.
         """
         config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
         tokenizer = load_tokenizer(folder / TOKENIZER)
-        template = read_template(folder, config)
+        template = read_template(folder, config) if template is None else template
         special = special_tokens(folder, config)
         add_configured(tokenizer, config, special)
         variables = {name: token.content for name, token in special.items() if name in NAMES}
@@ -131,9 +138,9 @@ class ChatFormat:
         """The same format, whose template gets the day from another clock."""
         return ChatFormat(self.tokenizer, self.template, self.stop_ids, self._variables, clock)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], **switches: Any) -> str:
         """Render the prompt up to the beginning of the model's turn, as transformers does."""
-        return self._template.render(messages, self._variables)
+        return self._template.render(messages, self._variables, **switches)
 
     def encode(self, text: str) -> list[int]:
         """Encode the format's own text, in which names of control tokens become those tokens."""
@@ -173,10 +180,12 @@ class ChatFormat:
     def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
         """Return the ids of one example and its loss mask, True on the completion with its end-of-turn token.
 
-        Names of control tokens in the completion stay text, so that only its last id ends the turn.
+        A completion begins with the opening tag if the template does not open it. Names of control tokens in it stay
+        text, so that only its last id ends the turn.
         """
         prompt = self.prompt_ids(messages)
-        completion = [*self._ids_around("", reasoning, CLOSING, answer), *self.encode(TURN_END)]
+        opening = "" if self.opens_reasoning else f"{OPEN}\n"
+        completion = [*self._ids_around(opening, reasoning, CLOSING, answer), self.end_id]
         return prompt + completion, [False] * len(prompt) + [True] * len(completion)
 
     def _ids_around(self, opening: str, reasoning: str, closing: str, answer: str) -> list[int]:
@@ -186,6 +195,23 @@ class ChatFormat:
             opening + reasoning + closing + answer,
             lambda begin, until: until <= len(opening) or (end <= begin and until <= end + len(closing)),
         )
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a turn: the one that the template writes after an answer, else one that is named so."""
+        names = {token.content: id for id, token in self.tokenizer.get_added_tokens_decoder().items()}
+        names |= {self.tokenizer.id_to_token(id) or "": id for id in self.stop_ids}
+        if written := [text for text in names if text and self.after_answer.startswith(text)]:
+            return names[max(written, key=len)]
+        return names.get(TURN_END, names.get(self._variables.get("eos_token", ""), min(self.stop_ids)))
+
+    @cached_property
+    def after_answer(self) -> str:
+        """What the template writes between an answer and the end of the next prompt; empty if it changes answers."""
+        said = [{"role": role, "content": f"{MARK} {role}"} for role in ("user", "assistant", "user")]
+        with suppress(InputError):
+            return self.render(said).partition(f"{MARK} assistant")[2]
+        return ""
 
     @cached_property
     def _literal(self) -> LiteralText:

@@ -42,9 +42,10 @@ def add_configured(tokenizer: Tokenizer, config: Mapping[str, Any], special: Map
     Tokens that the vocabulary does not hold are left out: the model has no row for them.
     """
     there = tokenizer.get_added_tokens_decoder().values()
+    known = set(map(repr, there))
     described = config.get(DESCRIBED)
     entries = [_token(entry) for entry in described.values()] if isinstance(described, dict) else []
-    tokens = [token for token in entries if token is not None and repr(token) not in set(map(repr, there))]
+    tokens = [token for token in entries if token is not None and repr(token) not in known]
     names = {token.content for token in (*there, *tokens)}
     tokens += [token for token in special.values() if token.content not in names]
     tokenizer.add_tokens([token for token in tokens if tokenizer.token_to_id(token.content) is not None])

@@ -47,13 +47,15 @@ class ChatTemplate:
                 f"the chat template must be valid Jinja: {_one_line(error)}; get the model's files again"
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
-        """Render the prompt up to the model's turn; `variables`: texts of special tokens by name.
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str], **switches: Any) -> str:
+        """Render the prompt up to the model's turn; `variables`: texts of special tokens by name; `switches`: variables
+        that the template looks at, such as `enable_thinking`, or `add_generation_prompt=False`.
 
         Raises `InputError` if the template refuses the messages, fails or does too much.
         """
         passed = [_as_passed(message) for message in messages]
         given = {**variables, "messages": passed, "tools": None, "documents": None, "add_generation_prompt": True}
+        given |= switches
         try:
             with bounded(passed):
                 return self._template.render(given)
@@ -66,6 +68,16 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
 
     Raises `InputError` if there is none.
     """
+    template = find_template(folder, tokenizer_config)
+    if template is None:
+        raise InputError(
+            f"{folder} has no chat template ({TEMPLATE_FILE}); copy the one that the model was trained with"
+        )
+    return template
+
+
+def find_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """Return the template that `read_template` reads, or None if there is none, as in a base model's folder."""
     files = {path.stem: path for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if (folder / TEMPLATE_FILE).is_file():
         files = {DEFAULT: folder / TEMPLATE_FILE, **files}
@@ -80,11 +92,7 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
             f"{folder} has several chat templates ({names}), but none named {DEFAULT}; rename the one to use"
         )
     template = found.get(DEFAULT) if isinstance(found, dict) else found
-    if not isinstance(template, str):
-        raise InputError(
-            f"{folder} has no chat template ({TEMPLATE_FILE}); copy the one that the model was trained with"
-        )
-    return template
+    return template if isinstance(template, str) else None
 
 
 class _GenerationTag(Extension):

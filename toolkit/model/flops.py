@@ -17,7 +17,22 @@ import torch
 from torch import nn
 
 LATENT = ("deepseek_v2", "deepseek_v3")
-GROUPED = ("llama", "mistral", "qwen2", "qwen3")
+GROUPED = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "gemma",
+    "gemma3_text",
+    "phi3",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "cohere",
+    "cohere2",
+)
+"""Dense models whose feed-forward parts are gated: three matrices each."""
 DATA_SHEET_BF16 = {
     "A100": 312e12,  # NVIDIA A100 data sheet
     "H100 PCIe": 756e12,  # NVIDIA H100 data sheet, half of the figure with sparsity

@@ -45,7 +45,6 @@ from distill.teachers.trace_store import RUNS
 from distill.verification.verdicts import VERSION
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, VERDICTS
-from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
 from toolkit.progress import Progress
 from toolkit.records import TRAIN, Problem, record_line
 from toolkit.runs import (
@@ -61,6 +60,8 @@ from toolkit.runs import (
 )
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
+from toolkit.voice.student_format import write_student_format
+from toolkit.voice.student_voice import Voice, find_voice
 
 REPORT = "report.html"
 FILES = (PROBLEMS, INDEX, TRAIN, DROPPED, VERDICTS, DROPS_FILE, REPORT)
@@ -107,7 +108,8 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     benchmark = read_benchmark(config.decontaminate, config.run_words) if config.decontaminate else None
     student = resolve(config.student) if config.student else None
     judge = connect(config.judge) if config.judge else None
-    tokenizer = file_digest(student / "tokenizer.json") if student else "estimated"
+    voice = find_voice(student) if student else None
+    tokenizer = _tokens_of(student, voice) if student and voice else "estimated"
     stage = Stage(
         name="curate",
         config={"rules": asdict(config.rules), "judge_least": config.judge_least if judge else None},
@@ -123,7 +125,8 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     table = ProblemTable(folder)
     kept = _measured_folder(out, problems, tokenizer, benchmark, config)
     if student:
-        _write_format(student, kept / STUDENT)
+        (kept / STUDENT).mkdir(exist_ok=True)
+        write_student_format(student, kept / STUDENT, voice)
     measuring = Measuring(
         problems=folder,
         kept=kept,
@@ -232,11 +235,10 @@ def _measured_folder(
     return folder
 
 
-def _write_format(student: Path, folder: Path) -> None:
-    """Write the student's tokenizer with the template by which it is trained."""
-    folder.mkdir(exist_ok=True)
-    tokenizer = load_tokenizer(student / "tokenizer.json")
-    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
+def _tokens_of(student: Path, voice: Voice) -> str:
+    """Return a digest of what decides how many tokens an example has: the tokenizer, and a template of its own."""
+    own = "" if voice.form == "chatml" else f"-{_digest(voice.template.encode())[:12]}"
+    return file_digest(student / "tokenizer.json") + own
 
 
 def _measure(shards: Sequence[TraceShard], measuring: Measuring, processes: int) -> list[MeasuredPiece]:

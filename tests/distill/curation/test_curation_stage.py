@@ -290,7 +290,7 @@ def test_a_line_that_is_being_written_is_left_out_of_a_run_and_refused_in_a_file
 
 
 def test_students_tokens_are_counted_as_training_counts_them(tmp_path: Path, tiny_student: Path) -> None:
-    from distill.training.student import write_student_format
+    from toolkit.voice.student_format import write_student_format
 
     asked = problems(4)
     traces = [trace(p, reasoning=thought(i, 20 + 10 * i)) for i, p in enumerate(asked)]

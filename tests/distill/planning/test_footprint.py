@@ -14,7 +14,7 @@ from distill.planning.known_shapes import known_names
 from distill.planning.training_plan import shape_of
 from distill.recipes.distill_recipe import shipped_recipe
 from distill.training.document_attention import Documents
-from distill.training.student import add_adapters, load_student
+from distill.training.student import add_adapters, load_trainable
 from distill.training.train_config import TrainConfig
 
 TRAIN = shipped_recipe().train
@@ -24,7 +24,7 @@ ROW = PackedRow(lengths=(40, 70, 40), trained_tokens=90)
 
 def kept_in_fact(student: Path, lora: bool) -> int:
     """Count the bytes that autograd keeps of a real forward pass of the student's layers."""
-    model = load_student(student, 2)
+    model = load_trainable(student)
     if lora:
         add_adapters(model, LORA)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -48,7 +48,7 @@ def kept_in_fact(student: Path, lora: bool) -> int:
 @pytest.mark.parametrize("train", [TRAIN, LORA], ids=["all weights", "LoRA"])
 def test_what_is_counted_without_memory_is_what_autograd_keeps(tiny_student: Path, train: TrainConfig) -> None:
     config = AutoConfig.from_pretrained(tiny_student)
-    dtype = next(load_student(tiny_student, 2).parameters()).dtype
+    dtype = next(load_trainable(tiny_student).parameters()).dtype
     planned = saved_bytes(meta_model(config, train, dtype), config, train, ROW, dtype)
     assert planned == pytest.approx(kept_in_fact(tiny_student, train.lora_rank > 0), rel=0.01)
 

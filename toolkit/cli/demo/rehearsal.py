@@ -23,7 +23,7 @@ from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
 from distill.problems.families import make_problems, worked_example
 from distill.teachers.respondent import find_respondent
-from distill.training.student import add_adapters, load_student, write_student_format
+from distill.training.student import add_adapters, load_student
 from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
@@ -33,7 +33,7 @@ from export.presets import int4_config
 from export.quantization.layout import layouts
 from toolkit.figures.ledger import TRACES
 from toolkit.figures.recipe import Rates
-from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.machine.allowance import physical_cores
@@ -41,6 +41,7 @@ from toolkit.model.precision import compute_dtype, computes_in_bf16
 from toolkit.records import Problem
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted
+from toolkit.voice.student_format import write_student_format
 
 PER_FAMILY = 16
 TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
@@ -145,7 +146,7 @@ def _train(
     config: DistillConfig, student: Path, rows: Sequence[Mapping[str, Any]], chat_format: ChatFormat, folder: Path
 ) -> dict[str, float]:
     """Time training steps on few examples: what a token takes, and what an update takes whatever their number."""
-    plain = load_student(student, chat_format.encode(TURN_END)[0])
+    plain = load_student(student, chat_format)
     model = add_adapters(plain, config.train) if config.train.lora_rank else plain
     trainer = StudentTrainer(
         model,
