@@ -29,10 +29,11 @@ from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
 from distill.curation.curate import Curation, curate
 from distill.curation.reasons import DROPPED, DROPS_FILE
 from distill.distill_presets import PRESETS, Preset
-from distill.evaluation.evaluate import problems_digest
+from distill.logits.logits_config import LogitsConfig
+from distill.logits.logits_stage import ROOM, LogitsStage
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
-from distill.problems.problem_set import is_without_reference, read_problems
+from distill.problems.problem_set import is_without_reference, problems_digest, read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
 from distill.teachers.respondent import Respondent
@@ -93,6 +94,8 @@ class DistillConfig:
     """Most examples per problem."""
     seed: int
     train: TrainConfig
+    logits: LogitsConfig | None = None
+    """How the student learns from the teacher's distribution; None: from its texts alone."""
 
 
 def recipe(preset: Preset, *, lora: bool = False) -> DistillConfig:
@@ -177,6 +180,7 @@ def distill(
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
     student_format = write_student_format(student, folder)
+    logits = config.logits and LogitsStage(config.logits, teacher, student_format, config.traces, known)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
     write_records(folder / PROBLEMS, problems)
@@ -207,7 +211,7 @@ def distill(
     examples, validation = _write_training_set(curation, problems, student, folder)
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
-    measured = train(student, examples, config.train, folder, validation)
+    measured = _train(config, logits, student, examples, validation, traces, folder)
     correct = sum(verdict.correct for verdict in verdicts)
     finish(
         folder,
@@ -216,10 +220,33 @@ def distill(
         counts
         | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": correct, "traces_seconds": traces_s}
-        | {f"train_{name}": value for name, value in measured.items()},
-        scratch=(CHECKPOINTS,),
+        | measured,
+        scratch=(CHECKPOINTS, ROOM),
     )
     return out
+
+
+def _train(
+    config: DistillConfig,
+    logits: LogitsStage | None,
+    student: Path,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    traces: Sequence[Trace],
+    folder: Path,
+) -> dict[str, Any]:
+    """Train the student on the examples, on the teacher's distribution, or on one after the other; return what was
+    measured."""
+    measured: dict[str, Any] = {}
+    if not logits or not logits.replaces_supervised:
+        learned = train(student, examples, config.train, folder, validation)
+        measured = {f"train_{name}": value for name, value in learned.items()}
+    if logits:
+        hashes = {(trace.problem_id, trace.sample): trace.request_hash for trace in traces}
+        learned = logits.run(student, examples, hashes, config.train, folder, validation)
+        prefix = "train" if logits.replaces_supervised else ROOM
+        measured |= {f"{prefix}_{name}": value for name, value in learned.items()}
+    return measured
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
@@ -228,6 +255,8 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     values: dict[str, Any] = asdict(config)
     for name in ("problems", "reading", "traces"):
         del values[name]
+    if config.logits is None:  # runs of versions without it stay what they are
+        del values["logits"]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
     names = {"teacher": teacher.name, "student": config.student}
     if given is not None:

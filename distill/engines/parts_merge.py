@@ -17,7 +17,7 @@ import numpy as np
 
 from distill.collecting.outcomes import FAILED
 from distill.collecting.part import SHARD, Part
-from distill.evaluation.evaluate import problems_digest
+from distill.problems.problem_set import problems_digest
 from distill.store.copying import copy_missing
 from distill.store.failure import Failure
 from distill.store.shard_index import Hashes, hash_of

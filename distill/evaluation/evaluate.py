@@ -10,8 +10,6 @@ first few problems, which are the same for every row. `batch_tokens_per_s` is th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from distill.collecting.job import Job, check_samples
+from distill.problems.problem_set import problems_digest
 from distill.teachers.respondent import ModelFolder, Respondent
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
@@ -150,9 +149,3 @@ def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict
         family: Score(accuracy=float(np.mean(values)), interval=mean_interval(values), problems=len(values))
         for family, values in by_family.items()
     }
-
-
-def problems_digest(problems: Sequence[Problem]) -> str:
-    """Return a digest of a test set that does not depend on the order of its problems."""
-    lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -97,7 +97,7 @@ class LogitsStage:
         folder: Path,
         validation: Sequence[Example],
     ) -> dict[str, Any]:
-        """Train the student, whose weights are in `student` (for an on-policy stage, those of `folder`).
+        """Train the student; an on-policy stage goes on from the weights in `folder`.
 
         `hashes`: the request of each trace, by problem and sample. Returns what `distill.training.train.train` does.
         """
@@ -113,13 +113,13 @@ class LogitsStage:
         )
         rate = training.learning_rate * self.config.learning_rate_share
         say(f"logits: learning from the teacher's distribution ({self.config.source})")
-        measured = train(
-            student, examples, replace(training, learning_rate=rate), work, validation, make_trainer=make_trainer
-        )
+        training = replace(training, learning_rate=rate)
         if self.replaces_supervised:
-            return measured
+            return train(student, examples, training, work, validation, make_trainer=make_trainer)
+        measured = train(folder, examples, training, work, make_trainer=make_trainer)
+        measured["chosen_by"] = "the last of the on-policy updates"
         shutil.copyfile(work / LOSS, folder / LOGITS_LOSS)
-        for path in work.glob("*.safetensors"):
+        for path in work.glob("*.safetensors*"):
             shutil.copyfile(path, folder / path.name)
         return measured
 

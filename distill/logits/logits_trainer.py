@@ -108,6 +108,21 @@ def _row(
     return {**batch, "graded": graded, "is_teachers": all(turn.is_teachers for turn in turns)}
 
 
+def _learned(row: Mapping[str, Any]) -> Tensor:
+    """Return labels by which the trainer counts the tokens of a row that are learned from; the first counts for none.
+
+    A turn that nobody graded is learned from if the teacher wrote it.
+    """
+    labels_N = row["labels"][0].clone()
+    graded = row["graded"]
+    if graded is not None:
+        predicted = (labels_N != IGNORED).nonzero()[:, 0]
+        labels_N[predicted[(graded.position_R < 0) & (graded.cross_entropy_R == 0)]] = IGNORED
+    elif not row["is_teachers"]:
+        labels_N[:] = IGNORED
+    return labels_N
+
+
 class LogitsTrainer(StudentTrainer):
     """A `StudentTrainer` whose loss is a divergence from a teacher."""
 
@@ -126,16 +141,20 @@ class LogitsTrainer(StudentTrainer):
         self._logits, self._grader, self._examples = logits, grader, examples
         self._turns = teachers_turns(examples, chat_format, sources)
         rows = [{"index": n, "input_ids": [*turn.prompt, *turn.completion]} for n, turn in enumerate(self._turns)]
+        self.writes = logits.source == "on_policy"
+        """Whether the student writes what it learns from."""
+        if self.writes:
+            arguments = kwargs["args"]
+            arguments.max_steps, arguments.per_device_train_batch_size = logits.updates, logits.rollouts
+            arguments.gradient_accumulation_steps = 1
         super().__init__(model, config, **kwargs | {"train_dataset": Dataset.from_list(rows)})
         self.data_collator = _indices
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         causal_lm.forward = _GradedForward(causal_lm, grader.bridge)
-        self._writer = Writer(causal_lm, chat_format, logits, config.seed) if self.writes else None
-
-    @property
-    def writes(self) -> bool:
-        """Whether the student writes what it learns from."""
-        return self._logits.source == "on_policy"
+        tokens = grader.bridge.student_rows
+        self._writer = (
+            Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -160,7 +179,7 @@ class LogitsTrainer(StudentTrainer):
         metrics["graded"].append(graded / max(written, 1))
         metrics["completions/mean_length"].append(written / len(turns))
         rows = rows_of(turns, grades, self._logits, self._logits.beta_at(progress))
-        return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
+        return {"rows": rows, "labels": torch.cat([_learned(row) for row in rows])[None]}
 
 
 class _GradedForward:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,9 +44,12 @@ class _Asked:
 class Writer:
     """The student as it writes."""
 
-    def __init__(self, causal_lm: PreTrainedModel, chat_format: ChatFormat, config: LogitsConfig, seed: int) -> None:
+    def __init__(
+        self, causal_lm: PreTrainedModel, chat_format: ChatFormat, config: LogitsConfig, *, tokens: int, seed: int
+    ) -> None:
+        """`tokens`: the ids of the student's tokenizer, which alone it may write; other rows are padding."""
         view: Any = copy.copy(causal_lm)  # the same modules and weights
-        vars(view).pop("forward", None)
+        vars(view)["forward"] = partial(_forward, view, tokens)
         self._model, self._view = causal_lm, view
         self._format, self._config, self._seed = chat_format, config, seed
 
@@ -78,6 +82,12 @@ class Writer:
         ids, _ = self._format.training_ids(example.messages, example.reasoning, example.answer)
         begun = ids[len(prompt) : draw.randrange(len(prompt), len(ids))]
         return _Asked(prompt=[*prompt, *begun], seed=seed, place=place, begun=begun)
+
+
+def _forward(view: Any, tokens: int, *args: Any, **kwargs: Any) -> Any:
+    output = type(view).forward(view, *args, **kwargs)
+    output.logits = output.logits[..., :tokens]
+    return output
 
 
 @contextmanager

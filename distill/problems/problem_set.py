@@ -5,6 +5,8 @@ rows ── known form? ── comparable answer? ── new question? ──> p
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,3 +213,9 @@ def _unused(column: str, count: int) -> str:
     nearest = get_close_matches(column, OWN_COLUMNS, n=1, cutoff=0.75)
     hint = f"; did you mean {nearest[0]!r}?" if nearest and nearest[0] != column else ""
     return f"{column!r} (rows: {count}{hint})"
+
+
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """Return a digest of a test set that does not depend on the order of its problems."""
+    lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,9 @@ def batch_of(examples: Sequence[Mapping[str, list[int]]]) -> Batch:
 
 class StudentTrainer(SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
+
+    writes = False
+    """Whether the student writes what it learns from, so that nobody knows before how many tokens that will be."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         # TRL reports each new trainer; the environment variable of this name was read at import
@@ -237,10 +240,12 @@ def train(
     config: TrainConfig,
     folder: Path,
     validation: Sequence[Example] = (),
+    make_trainer: Callable[..., StudentTrainer] = StudentTrainer,
 ) -> dict[str, Any]:
     """Train the student on the examples and save it in `folder`, resuming from the folder's last checkpoint.
 
-    `validation`: held-out examples (`distill.training.validation`). Returns the tokens of all epochs, the seconds of
+    `validation`: held-out examples (`distill.training.validation`). `make_trainer`: makes the trainer, which may have
+    another loss. Returns the tokens of all epochs, the seconds of
     this call, the first and the last logged loss, which update's student was chosen and why, and how many of its
     tensors changed. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted, and `InputError` if
     the loss or a weight is not finite or nothing changed; checkpoints stay then.
@@ -253,7 +258,7 @@ def train(
     plain = load_student(student, chat_format.encode(TURN_END)[0])
     before = saved_digests(plain)
     model = add_adapters(plain, config.lora_rank, config.seed) if config.lora_rank else plain
-    trainer = StudentTrainer(
+    trainer = make_trainer(
         model,
         config,
         args=trainer_arguments(config, folder),
@@ -263,7 +268,8 @@ def train(
     if validation:
         trainer.validation = _validation(validation, chat_format, folder)
         trainer.add_callback(trainer.validation)
-    measured = run_trainer(trainer, folder, tokens=tokens * config.epochs, checkpoint_every_s=config.checkpoint_every_s)
+    tokens = 0 if trainer.writes else tokens * config.epochs
+    measured = run_trainer(trainer, folder, tokens=tokens, checkpoint_every_s=config.checkpoint_every_s)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     saved = save_student(model, folder)
     changed = count_changed(before, saved_digests(saved))

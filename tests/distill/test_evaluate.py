@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.evaluation.evaluate import EvalConfig, evaluate_model, problems_digest
+from distill.evaluation.evaluate import EvalConfig, evaluate_model
 from distill.problems.families import make_problems
+from distill.problems.problem_set import problems_digest
 from distill.teachers.respondent import decode_speed, weight_bytes
 from tests.distill.bigram import BigramDecoder
 from toolkit.errors import FolderConflict, InputError

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, ledger_problems, make_problems
-from distill.problems.problem_set import read_problems
+from distill.problems.problem_set import problems_digest, read_problems
 from distill.problems.splits import of_split, split_of
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, read_records

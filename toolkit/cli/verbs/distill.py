@@ -73,6 +73,13 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the preset's"
     )
+    parser.add_argument(
+        "--logits",
+        choices=("stored", "teacher", "on-policy"),
+        help="learn from the teacher's distribution over tokens: of candidates that were stored with the traces, of the "
+        "traces as the teacher scores them, or of turns that the student writes once it has learned from the traces; "
+        "default: from the traces' tokens alone",
+    )
     add_flag(parser, "--lora", "train low-rank adapters and merge them into the student")
     parser.add_argument(
         "--seed",
@@ -101,6 +108,7 @@ def distill(options: Options) -> Result:
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
     from distill.distill_presets import LORA_LEARNING_RATE, PRESETS
+    from distill.logits.logits_config import USUAL
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
     from toolkit.sources.model_names import is_endpoint, resolve
@@ -114,6 +122,7 @@ def distill(options: Options) -> Result:
         pipeline.recipe(replace(preset, **given), lora=options.lora),
         **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
         reading=reading_of(options),
+        logits=USUAL[options.logits.replace("-", "_")] if options.logits else None,
     )
     if options.traces is None and not is_endpoint(options.teacher):
         asked = {} if options.temperature is None else {"temperature": options.temperature}

@@ -110,7 +110,7 @@ def traces(options: Options) -> Result:
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
     from distill.collecting.part import SHARD
-    from distill.evaluation.evaluate import problems_digest
+    from distill.problems.problem_set import problems_digest
     from distill.store.sharded_store import ASKED
     from distill.teachers.respondent import ModelFolder
     from distill.teachers.trace_store import find_teacher, gather
