@@ -152,9 +152,7 @@ class LogitsTrainer(StudentTrainer):
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         causal_lm.forward = _GradedForward(causal_lm, grader.bridge)
         tokens = grader.bridge.student_rows
-        self._writer = (
-            Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None
-        )
+        self._writer = Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -162,7 +160,8 @@ class LogitsTrainer(StudentTrainer):
         """Make the batches of an update, and count the tokens by which its loss is divided."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = [self._batch(sample["indices"], number) for number, sample in enumerate(samples)]
-        return batches, self._get_num_items_in_batch(batches, device)
+        learned = self._get_num_items_in_batch(batches, device)
+        return batches, learned.clamp(min=1) if torch.is_tensor(learned) else max(learned or 1, 1)
 
     def _batch(self, indices: Sequence[int], number: int) -> dict[str, Any]:
         progress = self.state.global_step / max(self.state.max_steps - 1, 1)

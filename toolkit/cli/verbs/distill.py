@@ -76,7 +76,7 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--logits",
         choices=("stored", "teacher", "on-policy"),
-        help="learn from the teacher's distribution over tokens: of candidates that were stored with the traces, of the "
+        help="learn from the teacher's distribution over tokens: of candidates that were stored with traces, of the "
         "traces as the teacher scores them, or of turns that the student writes once it has learned from the traces; "
         "default: from the traces' tokens alone",
     )
