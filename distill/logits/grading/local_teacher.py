@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from distill.logits.grading.events import LogitsEvents
-from distill.logits.grading.turns import Aligner, Grades, Places, StudentTurn
+from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn, within
 from distill.logits.vocabularies.bridge import Bridge
 
 LOGIT_BYTES = 2**29
 """Most bytes of the logits of one pass."""
-UNBOUNDED = 2**31
-"""The context of a model without position embeddings."""
 
 
 class LocalTeacher:
@@ -44,7 +42,7 @@ class LocalTeacher:
             places = self._aligner.places(turn)
             if places is not None:
                 prompt = self._aligner.teacher.prompt_ids(list(turn.messages))
-                if places := _within(places, self._longest - len(prompt)):
+                if places := within(places, self._longest - len(prompt)):
                     asked.append((number, prompt, places))
         for group in self._passes(asked):
             for (number, _, places), logits_TV in zip(group, self._logits(group), strict=True):
@@ -104,13 +102,3 @@ class LocalTeacher:
             temperature=self._temperature,
         )
         return Grades(facts=facts, events=events.candidates(self._top_k) if self._top_k else events)
-
-
-def _within(places: Places, room: int) -> Places | None:
-    """Return the places that a teacher's context has room for; None if there is none."""
-    if room < 1:
-        return None
-    if len(places.teacher) <= room:
-        return places if places.spans else None
-    spans = [span for span in places.spans if span.teacher_end <= room and span.teacher_begin < span.teacher_end]
-    return Places(spans=spans, ends=False, teacher=places.teacher[:room]) if spans else None

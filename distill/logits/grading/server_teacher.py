@@ -1,11 +1,13 @@
 """A teacher behind a server that gives the log-probabilities of prompts, in the older form of OpenAI's completions.
 
-    POST …/completions  {"prompt": [ids], "echo": true, "logprobs": K, "max_tokens": 1}
+    POST …/completions  {"prompt": [ids], "echo": true, "logprobs": K, "max_tokens": 1,
+                         "return_tokens_as_token_ids": true}
     → "tokens", "token_logprobs", "top_logprobs": one entry for each token of the prompt, then for what was generated
 
-vLLM, `toolkit serve` and llama-cpp-python's server answer so; llama-server ignores `echo` (llama.cpp#27174), which is
-found out before training. The teacher's tokenizer and template are read from a folder, since the server gives neither.
-A candidate whose text several tokens share, such as a part of a character, counts to the tail.
+vLLM and `toolkit serve` answer so, and name tokens as `token_id:N`; by texts alone, as other servers name them, a
+candidate whose text several tokens share counts to the tail. llama-server ignores `echo` (llama.cpp#27174) and
+llama-cpp-python takes no ids, which is found out before training. The teacher's tokenizer and template are read from a
+folder, since the server gives neither.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from typing import Any
 from httpx2 import HTTPError
 
 from distill.logits.grading.events import candidate_events
-from distill.logits.grading.turns import Aligner, Grades, Places, StudentTurn
+from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn, within
 from distill.logits.vocabularies.alignment import Span
 from distill.logits.vocabularies.bridge import Bridge
 from toolkit.errors import InputError, Unreachable
-from toolkit.generation.endpoint import KEY_VARIABLE, first_line, open_client
+from toolkit.generation.endpoint import KEY_VARIABLE, first_line, locate, open_client
 
+BY_ID = "token_id:"
 AT_ONCE = 8
 """Requests that wait for the server together."""
+BUSY, WAITS_S = (429, 503), (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Statuses of a server that is busy, and how long to wait before it is asked again."""
 
 
 class ServerTeacher:
@@ -40,10 +45,12 @@ class ServerTeacher:
         for id in range(self.bridge.teacher_rows):
             text = tokenizer.decode([id], skip_special_tokens=False)
             self._ids[text] = None if text in self._ids else id
+        self._longest = UNBOUNDED
         self._classes: list[int] = self.bridge.teacher_class_V.tolist()
 
     def check(self) -> None:
         """Raise `InputError` if the server gives no log-probabilities of prompts; asks it once."""
+        self._longest = locate(f"{self._url}#{self._model}", self._key).max_length or UNBOUNDED
         prompt = self._aligner.teacher.question_ids("1 + 1 =")
         [found] = asyncio.run(self._ask([prompt]))
         self._read(found, len(prompt))
@@ -53,8 +60,10 @@ class ServerTeacher:
         asked: list[tuple[int, list[int], Places]] = []
         for number, turn in enumerate(turns):
             places = self._aligner.places(turn)
-            if places is not None and places.spans:
-                asked.append((number, self._aligner.teacher.prompt_ids(list(turn.messages)), places))
+            if places is not None:
+                prompt = self._aligner.teacher.prompt_ids(list(turn.messages))
+                if places := within(places, self._longest - len(prompt) - 2):
+                    asked.append((number, prompt, places))
         end = min(self._aligner.teacher.stop_ids)
         answers = asyncio.run(self._ask([[*prompt, *places.teacher, end] for _, prompt, places in asked]))
         for (number, prompt, places), answer in zip(asked, answers, strict=True):
@@ -74,8 +83,13 @@ class ServerTeacher:
 
         async def ask(prompt: Sequence[int]) -> Any:
             body = {"model": self._model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0}
+            body |= {"echo": True, "logprobs": self._top_k, "return_tokens_as_token_ids": True}
             async with gate:
-                answer = await client.post("completions", json=body | {"echo": True, "logprobs": self._top_k})
+                for wait_s in (*WAITS_S, 0.0):
+                    answer = await client.post("completions", json=body)
+                    if answer.status_code not in BUSY or not wait_s:
+                        break
+                    await asyncio.sleep(wait_s)
             if answer.status_code != 200:
                 raise InputError(
                     f"{self._url} refuses to give log-probabilities of a prompt (status {answer.status_code}): "
@@ -103,11 +117,18 @@ class ServerTeacher:
                 "choose a server that does (vLLM, toolkit serve), or learn from its texts alone"
             ) from error
 
+    def _id(self, name: str) -> int | None:
+        """Return the token that a server names; None if it is not clear which one that is."""
+        number = name.removeprefix(BY_ID)
+        if number != name and number.isdecimal():
+            return int(number) if int(number) < self.bridge.teacher_rows else None
+        return self._ids.get(name)
+
     def _masses(
         self, places: Places, span: Span, logprobs: Sequence[float], tops: Sequence[Mapping[str, float]]
     ) -> dict[int, float]:
         """Sum the probabilities of a position's candidates by class; the written token may be among them or not."""
-        candidates = {self._ids.get(text): logprob for text, logprob in tops[span.teacher_begin].items()}
+        candidates = {self._id(text): logprob for text, logprob in tops[span.teacher_begin].items()}
         if span.teacher_end > span.teacher_begin:
             candidates[places.teacher[span.teacher_begin]] = logprobs[span.teacher_begin]
         masses: dict[int, float] = {}

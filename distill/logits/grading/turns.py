@@ -24,6 +24,8 @@ from toolkit.formats.chat_format import CLOSING, OPEN, ChatFormat
 from toolkit.records import Message
 
 OPENING = f"{OPEN}\n"
+UNBOUNDED = 2**31
+"""The context of a model that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +130,13 @@ class Aligner:
             rows.append((span.student_begin, span.student_end - span.student_begin, int(is_span), merged, own))
         start_P, length_P, is_span_P, merged_P, own_P = torch.tensor(rows, dtype=torch.long).reshape(-1, 5).unbind(1)
         return Facts(start_P=start_P, length_P=length_P, is_span_P=is_span_P.bool(), merged_P=merged_P, own_P=own_P)
+
+
+def within(places: Places, room: int) -> Places | None:
+    """Return the places that a teacher's context has room for; None if there is none."""
+    if room < 1:
+        return None
+    if len(places.teacher) <= room:
+        return places if places.spans else None
+    spans = [span for span in places.spans if span.teacher_end <= room and span.teacher_begin < span.teacher_end]
+    return Places(spans=spans, ends=False, teacher=places.teacher[:room]) if spans else None
