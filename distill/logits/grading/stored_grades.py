@@ -79,14 +79,13 @@ class StoredGrades:
         said = _text(found)
         parts = [_bytes_of(each.sampled.token) for each in said]
         tokens = [part for part in parts if part is not None]
-        written, ends = self._aligner.written(turn.completion)
+        student, ends = self._aligner.written(turn.completion)
         if len(tokens) < len(parts):
             return None
-        segments = _shared(written, b"".join(tokens))
-        student = [self.bridge.student_bytes[id] or b"" for id in turn.completion]
+        segments = _shared(b"".join(student), b"".join(tokens))
         spans = align_segments(student, tokens, segments)
         if ends and len(found) > len(said):
-            spans.append(Span(len(student) - 1, len(student), len(said), len(said)))
+            spans.append(Span(len(student), len(student) + 1, len(said), len(said)))
         if not spans:
             return None
         ids = [self._numbers[each.sampled.token] for each in said]

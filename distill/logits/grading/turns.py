@@ -80,7 +80,8 @@ class Aligner:
 
     def places(self, turn: StudentTurn) -> Places | None:
         """Return the graded positions of a turn; None if the teacher's tokens cannot write its text."""
-        written, ends = self.written(turn.completion)
+        parts, ends = self.written(turn.completion)
+        written = b"".join(parts)
         prefix = 0 if self.student.opens_reasoning or not written.startswith(OPENING.encode()) else len(OPENING)
         try:
             text = written[prefix:].decode()
@@ -91,28 +92,27 @@ class Aligner:
             ids = self.teacher.begun_ids(reasoning, answer if closing else None) if text else []
         except InputError:
             return None
-        parts = [self.bridge.teacher_bytes[id] if id < self.bridge.teacher_rows else None for id in ids]
-        tokens = [part for part in parts if part is not None]
+        known = [self.bridge.teacher_bytes[id] if id < self.bridge.teacher_rows else None for id in ids]
+        tokens = [token for token in known if token is not None]
         opened = 0 if self.teacher.opens_reasoning or not ids else len(OPENING)
         body = text.encode()
-        if len(tokens) < len(parts) or b"".join(tokens)[opened:] != body:
+        if len(tokens) < len(known) or b"".join(tokens)[opened:] != body:
             return None
-        student = [self.bridge.student_bytes[id] or b"" for id in turn.completion]
-        spans = align_segments(student, tokens, [Segment(prefix, opened, len(body))])
+        spans = align_segments(parts, tokens, [Segment(prefix, opened, len(body))])
         count = len(turn.completion)
         if ends:
             spans.append(Span(count - 1, count, len(ids), len(ids)))
         return Places(spans=spans, ends=ends, teacher=ids)
 
-    def written(self, completion: Sequence[int]) -> tuple[bytes, bool]:
-        """Return the bytes of a completion up to its first control token, and whether that is its end of turn."""
-        written = b""
+    def written(self, completion: Sequence[int]) -> tuple[list[bytes], bool]:
+        """Return what each token of a completion writes, up to the first control token, and whether that ends the turn."""
+        parts: list[bytes] = []
         for place, id in enumerate(completion):
             part = self.bridge.student_bytes[id] if id < self.bridge.student_rows else None
             if id in self.student.stop_ids or part is None:
-                return written, id in self.student.stop_ids and place == len(completion) - 1
-            written += part
-        return written, False
+                return parts, id in self.student.stop_ids and place == len(completion) - 1
+            parts.append(part)
+        return parts, False
 
     def facts(self, turn: StudentTurn, places: Places) -> Facts:
         """Return what a loss needs to know of a turn's positions besides the teacher's probabilities.
