@@ -105,7 +105,7 @@ class Aligner:
         return Places(spans=spans, ends=ends, teacher=ids)
 
     def written(self, completion: Sequence[int]) -> tuple[list[bytes], bool]:
-        """Return what each token of a completion writes, up to the first control token, and whether that ends the turn."""
+        """Return what a completion's tokens write up to the first control token, and whether that ends the turn."""
         parts: list[bytes] = []
         for place, id in enumerate(completion):
             part = self.bridge.student_bytes[id] if id < self.bridge.student_rows else None
