@@ -180,7 +180,7 @@ def distill(
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
     student_format = write_student_format(student, folder)
-    logits = config.logits and LogitsStage(config.logits, teacher, student_format, config.traces, known)
+    logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
     write_records(folder / PROBLEMS, problems)

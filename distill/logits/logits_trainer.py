@@ -24,8 +24,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.logits.grading.divergence import Graded, graded_loss
-from distill.logits.grading.events import joined
+from distill.logits.grading.graded_loss import Graded, graded_loss
+from distill.logits.grading.teacher_events import joined
 from distill.logits.grading.turns import Grader, Grades, StudentTurn
 from distill.logits.logits_config import LogitsConfig
 from distill.logits.rollouts import Writer
@@ -201,15 +201,15 @@ class _GradedForward:
         on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}
         hidden_1ND = self._base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **on_cpu)[0]
         if graded is None:
-            loss = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+            loss: Tensor = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
             return loss if is_teachers else loss * 0.0
         predicting_R = (labels[0, 1:] != IGNORED).nonzero().squeeze(1)
         hidden_RD = hidden_1ND[0].index_select(0, predicting_R)
         device = hidden_RD.device
         class_V = None if self._bridge.is_identity else self._bridge.student_class_V.to(device)
         weight_VD = self._head.weight[: self._bridge.student_rows]
-        loss, _ = graded_loss(hidden_RD, weight_VD, class_V, self._bridge.classes, graded.to(device))
-        return loss
+        learned, _ = graded_loss(hidden_RD, weight_VD, class_V, self._bridge.classes, graded.to(device))
+        return learned
 
 
 def _indices(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.logits.grading.events import LogitsEvents
-from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn, within
+from distill.logits.grading.teacher_events import LogitsEvents
+from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn
 from distill.logits.vocabularies.bridge import Bridge
 
 LOGIT_BYTES = 2**29
@@ -37,13 +37,7 @@ class LocalTeacher:
     @torch.no_grad()
     def grade(self, turns: Sequence[StudentTurn]) -> list[Grades | None]:
         found: list[Grades | None] = [None] * len(turns)
-        asked: list[tuple[int, list[int], Places]] = []
-        for number, turn in enumerate(turns):
-            places = self._aligner.places(turn)
-            if places is not None:
-                prompt = self._aligner.teacher.prompt_ids(list(turn.messages))
-                if places := within(places, self._longest - len(prompt)):
-                    asked.append((number, prompt, places))
+        asked = self._aligner.asked(turns, self._longest)
         for group in self._passes(asked):
             for (number, _, places), logits_TV in zip(group, self._logits(group), strict=True):
                 found[number] = self._grades(turns[number], places, logits_TV)

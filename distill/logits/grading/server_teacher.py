@@ -19,8 +19,8 @@ from typing import Any
 
 from httpx2 import HTTPError
 
-from distill.logits.grading.events import candidate_events
-from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn, within
+from distill.logits.grading.teacher_events import candidate_events
+from distill.logits.grading.turns import UNBOUNDED, Aligner, Grades, Places, StudentTurn
 from distill.logits.vocabularies.alignment import Span
 from distill.logits.vocabularies.bridge import Bridge
 from toolkit.errors import InputError, Unreachable
@@ -57,13 +57,7 @@ class ServerTeacher:
 
     def grade(self, turns: Sequence[StudentTurn]) -> list[Grades | None]:
         found: list[Grades | None] = [None] * len(turns)
-        asked: list[tuple[int, list[int], Places]] = []
-        for number, turn in enumerate(turns):
-            places = self._aligner.places(turn)
-            if places is not None:
-                prompt = self._aligner.teacher.prompt_ids(list(turn.messages))
-                if places := within(places, self._longest - len(prompt) - 2):
-                    asked.append((number, prompt, places))
+        asked = self._aligner.asked(turns, self._longest - 2)
         end = min(self._aligner.teacher.stop_ids)
         answers = asyncio.run(self._ask([[*prompt, *places.teacher, end] for _, prompt, places in asked]))
         for (number, prompt, places), answer in zip(asked, answers, strict=True):

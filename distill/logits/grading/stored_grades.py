@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.logits.grading.events import candidate_events
+from distill.logits.grading.teacher_events import candidate_events
 from distill.logits.grading.turns import Aligner, Grades, Places, StudentTurn
 from distill.logits.vocabularies.alignment import Segment, Span, align_segments
 from distill.logits.vocabularies.bridge import Bridge, bridge_to_seen

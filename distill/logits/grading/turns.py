@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from distill.logits.grading.events import Events, Facts
+from distill.logits.grading.teacher_events import Events, TurnFacts
 from distill.logits.vocabularies.alignment import Segment, Span, align_segments
 from distill.logits.vocabularies.bridge import Bridge
 from toolkit.errors import InputError
@@ -57,7 +57,7 @@ class Places:
 class Grades:
     """What the teacher says of one turn, position by position."""
 
-    facts: Facts
+    facts: TurnFacts
     events: Events
 
 
@@ -104,6 +104,17 @@ class Aligner:
             spans.append(Span(count - 1, count, len(ids), len(ids)))
         return Places(spans=spans, ends=ends, teacher=ids)
 
+    def asked(self, turns: Sequence[StudentTurn], longest: int) -> list[tuple[int, list[int], Places]]:
+        """Return what a teacher that reads so many tokens is asked: numbers of turns, its prompts, and the places."""
+        found = []
+        for number, turn in enumerate(turns):
+            places = self.places(turn)
+            if places is not None:
+                prompt = self.teacher.prompt_ids(list(turn.messages))
+                if places := _within(places, longest - len(prompt)):
+                    found.append((number, prompt, places))
+        return found
+
     def written(self, completion: Sequence[int]) -> tuple[list[bytes], bool]:
         """Return what a completion's tokens write up to the first control token, and whether that ends the turn."""
         parts: list[bytes] = []
@@ -114,7 +125,7 @@ class Aligner:
             parts.append(part)
         return parts, False
 
-    def facts(self, turn: StudentTurn, places: Places) -> Facts:
+    def facts(self, turn: StudentTurn, places: Places) -> TurnFacts:
         """Return what a loss needs to know of a turn's positions besides the teacher's probabilities.
 
         A span is an event of its own unless it is one token on either side and these two are all of their class.
@@ -129,10 +140,10 @@ class Aligner:
                 merged = other
             rows.append((span.student_begin, span.student_end - span.student_begin, int(is_span), merged, own))
         start_P, length_P, is_span_P, merged_P, own_P = torch.tensor(rows, dtype=torch.long).reshape(-1, 5).unbind(1)
-        return Facts(start_P=start_P, length_P=length_P, is_span_P=is_span_P.bool(), merged_P=merged_P, own_P=own_P)
+        return TurnFacts(start_P=start_P, length_P=length_P, is_span_P=is_span_P.bool(), merged_P=merged_P, own_P=own_P)
 
 
-def within(places: Places, room: int) -> Places | None:
+def _within(places: Places, room: int) -> Places | None:
     """Return the places that a teacher's context has room for; None if there is none."""
     if room < 1:
         return None

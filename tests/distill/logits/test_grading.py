@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer
 
 from distill.local.causal_model import open_causal_model
-from distill.logits.grading.events import LogitsEvents
 from distill.logits.grading.local_teacher import LocalTeacher
 from distill.logits.grading.stored_grades import StoredGrades
+from distill.logits.grading.teacher_events import LogitsEvents
 from distill.logits.grading.turns import Aligner, StudentTurn
 from distill.logits.logits_trainer import teachers_turns
 from distill.logits.vocabularies.bridge import build_bridge
@@ -158,7 +158,7 @@ def trace_of(number: int) -> Trace:
 
 def said_by(tokenizer: Tokenizer, text: str, end: str) -> list[TokenLogprobs]:
     """What a server says that gives each token 60 %, another one 30 %, and 10 % to all others."""
-    ids = [*tokenizer.encode(text).ids, tokenizer.token_to_id(end)]
+    ids: list[int] = [*tokenizer.encode(text).ids, tokenizer.get_vocab()[end]]
     tokens = [ServerToken(tokenizer.decode([id], skip_special_tokens=False)) for id in ids]
     other = Candidate(ServerToken("7"), torch.tensor(0.3).log().item())
     return [

@@ -19,9 +19,9 @@ from apps.access.address import listen
 from apps.server.run_server import build_application
 from apps.server.service import Service
 from distill.local.causal_model import open_causal_model
-from distill.logits.grading.events import CandidateEvents
 from distill.logits.grading.local_teacher import LocalTeacher
 from distill.logits.grading.server_teacher import ServerTeacher
+from distill.logits.grading.teacher_events import CandidateEvents
 from distill.logits.grading.turns import Aligner, Grader
 from distill.logits.logits_trainer import teachers_turns
 from distill.logits.vocabularies.bridge import build_bridge

@@ -3,7 +3,7 @@
     LogitsEvents       a model's logits at hand: softmax, summed by class
     CandidateEvents    K candidates with their probabilities, and a tail that holds all else (stored traces, servers)
 
-Both leave out what the span that was written takes, which is an event of its own (`distill.logits.grading.divergence`).
+Both leave out what the span that was written takes, an event of its own (`distill.logits.grading.graded_loss`).
 """
 
 # Shapes: P graded positions, V the teacher's vocabulary, C classes, K candidates, E events.
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.logits.grading.divergence import summed_by_class
+from distill.logits.grading.graded_loss import summed_by_class
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class TurnFacts:
     """The graded positions of a turn as the student sees them."""
 
     start_P: Tensor
@@ -63,7 +63,7 @@ class LogitsEvents:
         *,
         first_P: Tensor,
         later_P: Tensor,
-        facts: Facts,
+        facts: TurnFacts,
         temperature: float,
     ) -> LogitsEvents:
         device = logits_PV.device
@@ -124,7 +124,7 @@ Events = LogitsEvents | CandidateEvents
 
 
 def candidate_events(
-    masses: Sequence[dict[int, float]], written: Sequence[tuple[float, float]], facts: Facts
+    masses: Sequence[dict[int, float]], written: Sequence[tuple[float, float]], facts: TurnFacts
 ) -> CandidateEvents:
     """Make events of what a server says of its candidates.
 

@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.logits.grading.divergence import Graded, graded_loss
-from distill.logits.grading.events import CandidateEvents, Events, Facts, LogitsEvents, candidate_events, joined
+from distill.logits.grading.graded_loss import Graded, graded_loss
+from distill.logits.grading.teacher_events import (
+    CandidateEvents,
+    Events,
+    LogitsEvents,
+    TurnFacts,
+    candidate_events,
+    joined,
+)
 
 V, D, C = 24, 8, 9
 
@@ -39,9 +46,9 @@ def graded(events: Events, lengths: list[int], **changes: Any) -> Graded:
     return Graded(**values | changes)
 
 
-def plain_facts(count: int) -> Facts:
+def plain_facts(count: int) -> TurnFacts:
     zeros = torch.zeros(count, dtype=torch.long)
-    return Facts(
+    return TurnFacts(
         start_P=torch.arange(count),
         length_P=zeros + 1,
         is_span_P=zeros.bool(),
@@ -93,7 +100,7 @@ def test_with_one_vocabulary_it_is_trls(beta: float, temperature: float) -> None
     torch.testing.assert_close(found, (hidden.grad, weight.grad), atol=1e-5, rtol=1e-5)
 
 
-def oracle(logits_RV: Tensor, class_V: Tensor, of: Graded, teacher: list[dict[str, Any]]) -> Tensor:
+def oracle(logits_RV: Tensor, class_V: Tensor, of: Graded, teacher: list[dict[Any, float]]) -> Tensor:
     """Compute the loss position by position, event by event, with plain autograd."""
     total = torch.zeros((), dtype=torch.float64)
     log_p_RV = torch.log_softmax(logits_RV.double() / of.temperature, dim=-1)
@@ -113,7 +120,7 @@ def oracle(logits_RV: Tensor, class_V: Tensor, of: Graded, teacher: list[dict[st
             student["span"] = span
         known = {key: torch.tensor(value, dtype=torch.float64) for key, value in teacher[position].items()}
         if "tail" in known:
-            tail = sum(value for key, value in student.items() if key not in known)
+            tail = torch.stack([value for key, value in student.items() if key not in known]).sum()
             student = {key: value for key, value in student.items() if key in known} | {"tail": tail}
         for key in student.keys() | known.keys():
             ps = student.get(key, torch.zeros(())).clamp(min=1e-30)
@@ -131,7 +138,7 @@ def oracle(logits_RV: Tensor, class_V: Tensor, of: Graded, teacher: list[dict[st
     return total
 
 
-def compare(class_V: Tensor, of: Graded, teacher: list[dict[str, Any]]) -> None:
+def compare(class_V: Tensor, of: Graded, teacher: list[dict[Any, float]]) -> None:
     torch.manual_seed(1)
     rows = len(of.ids_R)
     hidden = torch.randn(rows, D, requires_grad=True)
@@ -167,7 +174,7 @@ def test_spans_and_candidates_have_the_gradient_of_an_oracle(beta: float) -> Non
         cross_entropy_R=torch.rand(sum(lengths)),
     )
     of.merged_P[4] = next(g for g in range(C - 2) if g != int(class_V[of.ids_R[of.start_P[4]]]))
-    known = [
+    known: list[dict[Any, float]] = [
         {0: 0.5, 1: 0.2, "tail": 0.3},
         {2: 0.1, 3: 0.2, "tail": 0.3, "span": 0.4},
         {4: 0.4, 5: 0.1, "tail": 0.2, "span": 0.3},
@@ -187,7 +194,7 @@ def test_a_teacher_of_another_vocabulary_has_the_gradient_of_an_oracle(beta: flo
     own = class_V[of.ids_R[of.start_P]]
     of.merged_P = torch.where(of.is_span_P & (teacher_class_V[first] != own), teacher_class_V[first], -1)
     assert of.merged_P[2] >= 0
-    facts = Facts(start_P=of.start_P, length_P=of.start_P, is_span_P=of.is_span_P, merged_P=of.merged_P, own_P=own)
+    facts = TurnFacts(start_P=of.start_P, length_P=of.start_P, is_span_P=of.is_span_P, merged_P=of.merged_P, own_P=own)
     of.teacher = LogitsEvents.of(logits, teacher_class_V, C, first_P=first, later_P=later, facts=facts, temperature=1.0)
     known = []
     for position in range(3):

@@ -39,16 +39,19 @@ LEAST = 1e-30
 class TeacherEvents(Protocol):
     """The teacher's probabilities at graded positions."""
 
-    classes_PK: Tensor | None
-    """The classes of its candidates; None if it gives a probability to every class."""
+    @property
+    def classes_PK(self) -> Tensor | None:
+        """The classes of its candidates; None if it gives a probability to every class."""
+
+    @property
+    def span_P(self) -> Tensor:
+        """The probability of the span that was written; 0 where it is no event of its own."""
 
     def probabilities(self, begin: int, end: int) -> Tensor:
         """Return, for these positions, the probability of each class, or of each candidate's class and then the rest.
 
-        What a span takes is left out."""
-
-    span_P: Tensor
-    """The probability of the span that was written; 0 where it is no event of its own."""
+        What a span takes is left out.
+        """
 
 
 @dataclass(kw_only=True)
