@@ -180,6 +180,12 @@ def _learned(measured: Mapping[str, Any]) -> str:
     )
     if "train_validation_loss" in measured:
         text += f", and {measured['train_validation_loss']:.3f} on the {validation} of the validation split"
+    if "logits_updates" in measured:
+        text += (
+            f", then from {counted(measured['logits_tokens'], 'token')} of its own turns in "
+            f"{counted(measured['logits_updates'], 'update')}: loss {measured['logits_first_loss']:.3f} → "
+            f"{measured['logits_final_loss']:.3f}"
+        )
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
         f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"
