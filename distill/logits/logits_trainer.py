@@ -6,8 +6,8 @@
 This is `distill.training.train.StudentTrainer` (padding-free rows, the head on tokens of the turn alone, bf16 weights
 with fp32 masters) with another loss, so that checkpoints, resuming, the journal and LoRA are the same. TRL's stable
 `DistillationTrainer` (1.16) has the same loss, with which a test compares it, and serves one vocabulary and a local
-teacher alone. On a CPU its update takes about twice as long (docs/explanation/logits.md), and its experimental trainers for
-other tokenizers and servers change between releases; so this is the one path here.
+teacher alone. On a CPU its update takes about twice as long (docs/explanation/logits.md), and its experimental trainers
+for other tokenizers and servers change between releases; so this is the one path here.
 """
 
 # Shapes: N tokens of a padding-free row, R rows of logits (tokens of turns), P graded positions.
