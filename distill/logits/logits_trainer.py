@@ -112,7 +112,7 @@ def _learned(row: Mapping[str, Any]) -> Tensor:
 
     A turn that nobody graded is learned from if the teacher wrote it.
     """
-    labels_N = row["labels"][0].clone()
+    labels_N: Tensor = row["labels"][0].clone()
     graded = row["graded"]
     if graded is not None:
         predicted = (labels_N != IGNORED).nonzero()[:, 0]
