@@ -56,14 +56,14 @@ class Writer:
     def write(self, examples: Sequence[Example], step: int, max_new_tokens: int) -> list[StudentTurn]:
         """Write one turn for each example, some of them from a piece of its own turn on."""
         asked = [self._asked(example, step, place) for place, example in enumerate(examples)]
-        sampling = Sampling(
-            temperature=self._config.rollout_temperature,
-            top_p=self._config.rollout_top_p,
-            max_new_tokens=max_new_tokens,
-        )
         turns: list[StudentTurn | None] = [None] * len(examples)
         with _writing(self._model):
             decoder = TorchDecoder(self._view)
+            sampling = Sampling(
+                temperature=self._config.rollout_temperature,
+                top_p=self._config.rollout_top_p,
+                max_new_tokens=min(max_new_tokens, decoder.max_length - max(len(one.prompt) for one in asked)),
+            )
             for one, sampled in complete_each(decoder, asked, sampling, self._format.stop_ids, rows=ROWS):
                 turns[one.place] = StudentTurn(
                     messages=examples[one.place].messages,
