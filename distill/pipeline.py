@@ -25,11 +25,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from distill.collecting.job import check_samples
-from distill.collecting.outcomes import FAILED
 from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
 from distill.curation.curate import Curation, curate
 from distill.curation.reasons import DROPPED, DROPS_FILE
+from distill.logits.logits_config import LogitsConfig
+from distill.logits.logits_stage import ROOM, LogitsStage
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import is_without_reference, problems_digest, read_problems
@@ -45,9 +45,9 @@ from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
-from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
+from toolkit.figures.ledger import FAILED, PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.generation.generate import Decoder, Sampling
+from toolkit.generation.generate import Decoder, Sampling, check_samples
 from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_jsonl, read_records, write_records
 from toolkit.runs import (
     Stage,
@@ -96,6 +96,8 @@ class DistillConfig:
     """Most examples per problem."""
     seed: int
     train: TrainConfig
+    logits: LogitsConfig | None = None
+    """How the student learns from the teacher's distribution; None: from its texts alone."""
 
 
 def configured(recipe: DistillRecipe) -> DistillConfig:
@@ -120,6 +122,7 @@ def configured(recipe: DistillRecipe) -> DistillConfig:
         per_problem=recipe.per_problem,
         seed=recipe.seed,
         train=recipe.train,
+        logits=recipe.logits,
     )
 
 
@@ -172,6 +175,7 @@ def distill(
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
     folder, student_format = _begin(config, student, problems, out, stage)
+    logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -200,7 +204,7 @@ def distill(
     examples, validation = _write_training_set(curation, problems, student, folder)
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
-    measured = train(student, examples, config.train, folder, validation)
+    measured = _train(config, train, logits, student, examples, validation, traces, folder)
     finish(
         folder,
         out,
@@ -208,8 +212,8 @@ def distill(
         counts
         | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": sum(verdict.correct for verdict in verdicts), "traces_seconds": traces_s}
-        | {f"train_{name}": value for name, value in measured.items()},
-        scratch=(CHECKPOINTS,),
+        | measured,
+        scratch=(CHECKPOINTS, ROOM),
     )
     return out
 
@@ -236,12 +240,38 @@ def _begin(
     return folder, student_format
 
 
+def _train(
+    config: DistillConfig,
+    supervised: Train,
+    logits: LogitsStage | None,
+    student: Path,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    traces: Sequence[Trace],
+    folder: Path,
+) -> dict[str, Any]:
+    """Train the student on the examples, on the teacher's distribution, or on one after the other; return what was
+    measured."""
+    measured: dict[str, Any] = {}
+    if not logits or not logits.replaces_supervised:
+        learned = supervised(student, examples, config.train, folder, validation)
+        measured = {f"train_{name}": value for name, value in learned.items()}
+    if logits:
+        hashes = {(trace.problem_id, trace.sample): trace.request_hash for trace in traces}
+        learned = logits.run(student, examples, hashes, config.train, folder, validation)
+        prefix = "train" if logits.replaces_supervised else ROOM
+        measured |= {f"{prefix}_{name}": value for name, value in learned.items()}
+    return measured
+
+
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
     """Describe the run. Inputs count by their content: moved files, or the same problems in another form, are the same
     run."""
     values: dict[str, Any] = asdict(config) | {"train": config.train.given()}
     for name in ("problems", "reading", "traces"):
         del values[name]
+    if config.logits is None:  # runs of versions without it stay what they are
+        del values["logits"]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
     names = {"teacher": teacher.name, "student": config.student}
     if given is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from apps.server.row import BatchRow, Drawn, Piece
+from apps.server.row import BatchRow, Drawn, Echoed, Piece
 
 Json = dict[str, Any]
 
@@ -25,6 +25,8 @@ class Head:
     created: int
     model: str
     is_chat: bool
+    by_id: bool = False
+    """Whether log probabilities name tokens by their ids."""
 
     def envelope(self, *, is_chunk: bool, **fields: Any) -> Json:
         kind = "text_completion" if not self.is_chat else "chat.completion.chunk" if is_chunk else "chat.completion"
@@ -43,6 +45,8 @@ class CompletionChoice:
     finish_reason: str | None = None
     drawn: list[tuple[Drawn, bool]] = field(default_factory=list)
     """Each token with its log probabilities, and whether it belongs to the thought."""
+    echoed: Echoed | None = None
+    """The prompt, if it is given back."""
 
     def add(self, piece: Piece) -> None:
         for delta in piece.deltas:
@@ -74,7 +78,9 @@ def whole_choice(head: Head, choice: CompletionChoice, tokenizer: Tokenizer) -> 
     """Return one entry of `choices` of a whole response."""
     facts = {"index": choice.index, "finish_reason": choice.finish_reason}
     if not head.is_chat:
-        return {**facts, "text": choice.answer, "logprobs": _text_logprobs(choice.drawn, tokenizer)}
+        text = choice.echoed.text if choice.echoed else ""
+        logprobs = _text_logprobs(choice.drawn, tokenizer, choice.echoed, by_id=head.by_id)
+        return {**facts, "text": text + choice.answer, "logprobs": logprobs}
     reasoning = choice.reasoning or None
     message = {"role": "assistant", "content": choice.answer, "reasoning_content": reasoning, "reasoning": reasoning}
     return {**facts, "message": message, "logprobs": _chat_logprobs(choice.drawn, tokenizer)}
@@ -83,7 +89,7 @@ def whole_choice(head: Head, choice: CompletionChoice, tokenizer: Tokenizer) -> 
 def chunk_choices(head: Head, index: int, piece: Piece, tokenizer: Tokenizer) -> list[Json]:
     """Return the entries of `choices` for one piece, each of which becomes a chunk; none if it brought nothing."""
     drawn = [(piece.drawn, piece.is_reasoning)] if piece.drawn else []
-    logprobs = _chat_logprobs(drawn, tokenizer) if head.is_chat else _text_logprobs(drawn, tokenizer)
+    logprobs = _chat_logprobs(drawn, tokenizer) if head.is_chat else _text_logprobs(drawn, tokenizer, by_id=head.by_id)
     parts: list[Json] = []
     for delta in piece.deltas:
         if not head.is_chat:
@@ -121,14 +127,26 @@ def _chat_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) ->
     return {"content": entries(False), "reasoning_content": entries(True), "refusal": None}
 
 
-def _text_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) -> Json | None:
-    if not drawn:
+def _text_logprobs(
+    drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer, echoed: Echoed | None = None, *, by_id: bool = False
+) -> Json | None:
+    """Return the lists of OpenAI's older form, of the prompt's tokens too if they are echoed with log probabilities."""
+    of_prompt = echoed.drawn if echoed else None
+    if not drawn and of_prompt is None:
         return None
+
+    def name(token: int) -> str:
+        return f"token_id:{token}" if by_id else _token_text(tokenizer, token)
+
+    after = len(echoed.text) if echoed else 0
+    tokens = [*(of_prompt or ()), *(token for token, _ in drawn)]
+    begins = [*(token.begin for token in of_prompt or ()), *(after + token.begin for token, _ in drawn)]
+    first = [echoed.first] if echoed and of_prompt is not None else []
     return {
-        "tokens": [_token_text(tokenizer, token.id) for token, _ in drawn],
-        "token_logprobs": [token.logprob for token, _ in drawn],
-        "top_logprobs": [{_token_text(tokenizer, i): logprob for i, logprob in token.top} for token, _ in drawn],
-        "text_offset": [token.begin for token, _ in drawn],
+        "tokens": [*map(name, first), *(name(token.id) for token in tokens)],
+        "token_logprobs": [*(None for _ in first), *(token.logprob for token in tokens)],
+        "top_logprobs": [*(None for _ in first), *({name(i): lp for i, lp in token.top} for token in tokens)],
+        "text_offset": [*(0 for _ in first), *begins],
     }
 
 

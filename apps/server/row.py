@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from apps.server.grammar import Grammar
@@ -32,6 +33,17 @@ class Drawn:
     top: tuple[tuple[int, float], ...]
     begin: int
     """Characters of the turn before the token; one that only completes a character begins where the character does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echoed:
+    """The prompt as it is given back before a completion."""
+
+    text: str
+    first: int
+    """Its first token, which has no log probability since nothing comes before it."""
+    drawn: tuple[Drawn, ...] | None
+    """Its other tokens with their log probabilities; None if none are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +73,13 @@ class BatchRow:
         top_logprobs: int,
         deliver: Callable[[Piece | BaseException], None],
         written: Sequence[int] = (),
+        echo: bool = False,
     ) -> None:
         """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
 
         `top_logprobs`: -1 for no log probabilities. `deliver`: called with each piece, or with what went wrong, on the
-        scheduler's thread. `written`: ids of the turn's beginning, which the model continues.
+        scheduler's thread. `written`: ids of the turn's beginning, which the model continues. `echo`: whether the
+        prompt is given back.
         """
         self.prompt = [*prompt, *written]
         self.deliver = deliver
@@ -74,6 +88,11 @@ class BatchRow:
         """Tokens of the prompt that the decoder held already."""
         self._stop_ids, self._sampling = stop_ids, sampling
         self._text = TextReader(tokenizer)
+        self._tokenizer = tokenizer
+        self.reads_each = echo and top_logprobs >= 0
+        """Whether the logits after each of the prompt's tokens are needed."""
+        self._of_prompt: list[tuple[float, tuple[tuple[int, float], ...]]] = []
+        """Of each token of the prompt but the first one: its log probability, and the likeliest tokens there."""
         self._parser = parser
         self._answer = StopFilter(stop)
         self._grammar, self._top_logprobs = grammar, top_logprobs
@@ -115,6 +134,26 @@ class BatchRow:
             finish_reason=reason,
         )
         return token, piece
+
+    def note_prompt(self, logits_TV: Floats) -> None:
+        """Note the logits after the next tokens of the prompt; those after its last one are for the turn."""
+        for logits_V in logits_TV:
+            place = len(self._of_prompt) + 1
+            if place < len(self.prompt):
+                drawn = log_probabilities(logits_V, self.prompt[place], self._top_logprobs, 0)
+                self._of_prompt.append((drawn.logprob, drawn.top))
+
+    def echoed(self) -> Echoed:
+        """Return the prompt with its tokens' log probabilities."""
+        reader, text, begins = TextReader(self._tokenizer), "", []
+        for token in self.prompt:
+            begins.append(len(text))
+            text += reader.read(token)
+        drawn = [
+            Drawn(id=token, logprob=logprob, top=top, begin=begin)
+            for token, begin, (logprob, top) in zip(self.prompt[1:], begins[1:], self._of_prompt, strict=False)
+        ]
+        return Echoed(text=text + reader.rest(), drawn=tuple(drawn) if self.reads_each else None, first=self.prompt[0])
 
     def _is_thinking(self) -> bool:
         return self._parser is not None and not self._parser.closed
@@ -172,6 +211,15 @@ def log_probabilities(logits_V: Floats, token: int, top: int, begin: int) -> Dra
     """Return the log probabilities of a token and of the `top` most probable ones at temperature 1."""
     shifted_V = logits_V.astype(np.float64) - logits_V.max()
     logprobs_V = shifted_V - np.log(np.exp(shifted_V).sum())
-    best = np.argsort(-logprobs_V, kind="stable")[:top]
+    best = _likeliest(logits_V, top)
     likeliest = tuple((int(i), float(logprobs_V[i])) for i in best)
     return Drawn(id=token, logprob=float(logprobs_V[token]), top=likeliest, begin=begin)
+
+
+def _likeliest(logits_V: Floats, top: int) -> NDArray[np.int64]:
+    """Return the most probable tokens, of equal ones the lower id first; sorting all of a vocabulary takes longer."""
+    if not top:
+        return np.empty(0, dtype=np.int64)
+    least = np.partition(logits_V, -top)[-top] if top < len(logits_V) else logits_V.min()
+    likely = np.flatnonzero(logits_V >= least)
+    return likely[np.argsort(-logits_V[likely], kind="stable")][:top]

@@ -141,7 +141,7 @@ class Scheduler:
             self._readers.append(work)
         prompt = work.turn.prompt
         if work.row is None:
-            work.row = self.pool.open(prompt, by_chunks=self._repeatable)
+            work.row = self.pool.open(prompt, by_chunks=self._repeatable, anew=work.turn.reads_each)
             work.turn.cached_tokens = work.row.prefix.length
             self._metrics.cached_tokens.inc(work.row.prefix.length)
         size = PIECE_BETWEEN_STEPS if self._steppers and not self._repeatable else PIECE
@@ -149,7 +149,12 @@ class Scheduler:
         if len(prompt) - read <= size + FEW_ROWS and not self._repeatable:
             size = len(prompt) - read  # so that the last piece is not only a few tokens
         piece = prompt[read : read + size]
-        logits_V = self.pool.read(work.row, piece)
+        if work.turn.reads_each:
+            logits_TV = self.pool.read_each(work.row, piece)
+            work.turn.note_prompt(logits_TV)
+            logits_V = logits_TV[-1]
+        else:
+            logits_V = self.pool.read(work.row, piece)
         self._metrics.prompt_tokens.inc(len(piece))
         if read + len(piece) < len(prompt):
             return

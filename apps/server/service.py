@@ -165,7 +165,9 @@ class Service:
             await run_in_threadpool(self._format.encode, prompt) if isinstance(prompt, str) else list(prompt)
             for prompt in asked.prompts
         ]
-        return await self._answer(request, prompts, asked.settings, None, is_chat=False)
+        return await self._answer(
+            request, prompts, asked.settings, None, is_chat=False, echo=asked.echo, by_id=asked.by_id
+        )
 
     async def _answer(
         self,
@@ -176,15 +178,20 @@ class Service:
         *,
         is_chat: bool,
         written: Sequence[int] = (),
+        echo: bool = False,
+        by_id: bool = False,
     ) -> Response:
-        """Run the turns of one request, and answer whole or as a stream; `written`: ids that each turn begins with."""
+        """Run the turns of one request, and answer whole or as a stream.
+
+        `written`: ids that each turn begins with. `echo`: whether prompts are given back. `by_id`: see `Head`.
+        """
         pieces: Pieces = asyncio.Queue()
         loop = asyncio.get_running_loop()
         turns = []
         for i in range(len(prompts) * settings.n):
             parser = ReasoningParser(opened=self._format.opens_reasoning) if is_chat else None
             prompt, deliver = prompts[i // settings.n], _deliver_to(loop, pieces)
-            turns.append(self._turn(prompt, settings, grammar, parser, i, deliver, written))
+            turns.append(self._turn(prompt, settings, grammar, parser, i, deliver, written, echo))
         try:
             self.scheduler.submit(turns)
         except QueueFull:
@@ -195,6 +202,7 @@ class Service:
             created=int(time.time()),
             model=self.name,
             is_chat=is_chat,
+            by_id=by_id,
         )
         choices = [CompletionChoice(index=i) for i in range(len(turns))]
         counted = turns[:: settings.n]
@@ -208,6 +216,8 @@ class Service:
             )
         if not await self._collected(request, choices, turns, pieces):
             return Response(status_code=499)  # the client has left
+        for choice, turn in zip(choices, turns, strict=True):
+            choice.echoed = turn.echoed() if echo else None
         shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
         return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
 
@@ -236,6 +246,7 @@ class Service:
         index: int,
         deliver: Callable[[int, Piece | BaseException], None],
         written: Sequence[int],
+        echo: bool,
     ) -> BatchRow:
         length = len(prompt) + len(written)
         room = self._max_length - length
@@ -257,6 +268,7 @@ class Service:
             top_logprobs=settings.top_logprobs if settings.logprobs else -1,
             deliver=lambda piece: deliver(index, piece),
             written=written,
+            echo=echo,
         )
 
     def _check_count(self, count: int) -> None:

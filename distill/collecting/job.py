@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from distill.collecting.asking import AS_IT_IS, Asking
 from distill.store.shard_index import Hashes
-from toolkit.errors import InputError
 from toolkit.formats.chat_format import Completion
 from toolkit.generation.generate import Sampling
 from toolkit.records import FinishReason, Message, Problem, Trace
@@ -168,11 +167,3 @@ class Plan(Generic[P]):
 def row_seed(seed: int, problem_id: str, sample: int) -> int:
     """Derive the seed of one sample of one problem, independent of all others."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
-
-
-def check_samples(samples: int, temperature: float) -> None:
-    """Raise `InputError` if a problem is to be sampled several times at temperature 0, where all samples are equal."""
-    if samples > 1 and temperature == 0.0:
-        raise InputError(
-            f"samples ({samples}) must be 1 at temperature 0, since all samples would be equal; raise the temperature"
-        )

@@ -17,7 +17,6 @@ from typing import Literal, Protocol
 from distill.store.failure import Failure
 from toolkit.errors import InputError
 
-FAILED = "failed.jsonl"
 MOST_IN_A_ROW = 16
 MOST_AT_FIRST = 8
 """The same before the first answer."""

@@ -184,7 +184,7 @@ class StreamedAnswer:
             self._finish_reason = choice["finish_reason"]
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-            self._logprobs += logprobs["content"]
+            self._logprobs += [*(logprobs.get("reasoning_content") or ()), *logprobs["content"]]
         delta = choice.get("delta") or {}
         if thought := reasoning_of(delta):
             self._reasoning.append(thought)

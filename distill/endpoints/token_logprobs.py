@@ -1,6 +1,7 @@
-"""Reads the log-probabilities of a completion's tokens, in the two forms that servers have for them.
+"""Reads the log-probabilities of a completion's tokens, in the forms that servers have for them.
 
 content                                           a list of tokens, each with its candidates (OpenAI's chat form)
+reasoning_content, content                        the same for a thought and its answer (`toolkit serve`)
 tokens, token_logprobs, top_logprobs              three lists of one length (OpenAI's older form, llama-cpp-python)
 """
 
@@ -30,7 +31,8 @@ def _read(found: Any) -> list[TokenLogprobs]:
     if not isinstance(found, dict):
         return []
     if isinstance(content := found.get("content"), list):
-        return [TokenLogprobs(_candidate(each), [*map(_candidate, each.get("top_logprobs") or ())]) for each in content]
+        said = [*(found.get("reasoning_content") or ()), *content]
+        return [TokenLogprobs(_candidate(each), [*map(_candidate, each.get("top_logprobs") or ())]) for each in said]
     tokens, values = found.get("tokens"), found.get("token_logprobs")
     if not isinstance(tokens, list) or not isinstance(values, list):
         return []

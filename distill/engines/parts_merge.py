@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from distill.collecting.outcomes import FAILED
 from distill.collecting.part import SHARD, Part
 from distill.problems.problem_set import problems_digest
 from distill.store.copying import copy_missing
@@ -25,7 +24,7 @@ from distill.store.shard_index import Hashes, hash_of
 from distill.store.sharded_store import ASKED, HeldTraces, TraceStore, has_traces
 from distill.teachers.trace_store import counts_of, open_store, store_of, write_outcomes
 from toolkit.errors import InputError
-from toolkit.figures.ledger import PROBLEMS, TRACES
+from toolkit.figures.ledger import FAILED, PROBLEMS, TRACES
 from toolkit.json_files import read_json
 from toolkit.progress import Progress
 from toolkit.records import Problem, Trace, read_object, read_records, write_records

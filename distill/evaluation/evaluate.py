@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.collecting.job import Job, check_samples
+from distill.collecting.job import Job
 from distill.evaluation.several_samples import is_passed, samples_by_problem, votes_of
 from distill.problems.problem_set import problems_digest
 from distill.teachers.respondent import ModelFolder, Respondent
@@ -28,7 +28,7 @@ from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, gra
 from toolkit.errors import InputError
 from toolkit.figures.intervals import mean_interval
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS, Evaluation, Score, correct_shares, read_evaluation
-from toolkit.generation.generate import Decoder, Sampling
+from toolkit.generation.generate import Decoder, Sampling, check_samples
 from toolkit.records import Problem, write_records
 from toolkit.runs import Stage, finish, is_complete, partial_folder, say_done
 

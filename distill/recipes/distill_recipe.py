@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from distill.logits.logits_config import LogitsConfig
 from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
 from distill.recipes.yaml_file import parsed, read_mapping, text_of
 from distill.training.train_config import TrainConfig
@@ -82,6 +83,8 @@ class DistillRecipe:
     """Most training examples of one problem."""
     seed: Annotated[int, Within(least=0, below=2**32)]
     train: TrainConfig
+    logits: LogitsConfig | None = None
+    """How the student learns from the teacher's distribution; none: from its texts alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

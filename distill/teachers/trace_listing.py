@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from distill.collecting.outcomes import FAILED
 from distill.curation.curated_folder import KEPT, chosen_of, dropped_of, is_curated, problems_of
 from distill.curation.reasons import DROPPED, DROPS, Dropped
 from distill.store.failure import Failure
@@ -22,7 +21,7 @@ from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.answers.final_answer import find_final_answer
 from toolkit.errors import InputError
-from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
+from toolkit.figures.ledger import FAILED, PROBLEMS, TRACES, VERDICTS
 from toolkit.figures.tables import columns
 from toolkit.records import Problem, Record, Trace, Verdict, read_records, stream_records
 from toolkit.runs import partial_of

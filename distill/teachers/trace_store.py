@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
-from distill.collecting.outcomes import FAILED, reasons
+from distill.collecting.outcomes import reasons
 from distill.collecting.part import Part
 from distill.endpoints.remote_teacher import AS_USUAL, Endpoint, Serving
 from distill.endpoints.server_list import teacher_of
@@ -37,7 +37,7 @@ from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, h
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
-from toolkit.figures.ledger import TRACES
+from toolkit.figures.ledger import FAILED, TRACES
 from toolkit.generation.endpoint import locate, parse_address
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Problem, Trace, read_object, write_records

@@ -135,17 +135,21 @@ class LossForward:
         self._noise, self._smoothing = noise, smoothing
 
     def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
-        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
-        inputs = {"input_ids": input_ids}
-        if self._noise and self._base.training:
-            inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
-        hidden_1ND = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        hidden_ND = hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
+        hidden_ND = self.hidden(input_ids, position_ids, documents)
         loss = summed_loss(hidden_ND, self._head.weight, labels[0])
         if self._smoothing and self._base.training:
             spread = spread_loss(hidden_ND, self._head.weight, labels[0])
             loss = (1 - self._smoothing) * loss + self._smoothing * spread
         return loss
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
+        """Return what the head turns into logits, [N, D]."""
+        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
+        inputs = {"input_ids": input_ids}
+        if self._noise and self._base.training:
+            inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
+        hidden_1ND: Tensor = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
+        return hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
 
 
 def noisy(embedded_1ND: Tensor, lengths: Sequence[int], alpha: float) -> Tensor:

@@ -57,8 +57,9 @@ MORE = (
     "kl",
     "entropy",
     "completions/mean_length",
+    "graded",
 )
-"""Fields that only some runs log: students, mixtures of experts, reinforcement."""
+"""Fields that only some runs log: students, mixtures of experts, reinforcement, distillation by logits."""
 MORE_BY_LAYER = ("max_violation_by_layer",)
 SAMPLED = "sampled/"
 """The prefix of what reinforcement measures on its samples."""

@@ -136,6 +136,9 @@ def _nothing_to_learn(example: Mapping[str, list[int]]) -> Batch:
 class StudentTrainer(SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
+    writes = False
+    """Whether the student writes what it learns from, so that nobody knows before how many tokens that will be."""
+
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         # TRL reports each new trainer; the environment variable of this name was read at import
         constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -291,7 +294,8 @@ def train(
 ) -> dict[str, Any]:
     """Train the student on the examples and save it in `folder`, resuming from the folder's last checkpoint.
 
-    `validation`: held-out examples (`distill.training.validation`). Returns the tokens of all epochs, the seconds of
+    `validation`: held-out examples (`distill.training.validation`). `make_trainer`: makes the trainer, which may have
+    another loss. Returns the tokens of all epochs, the seconds of
     this call, the first and the last logged loss, which update's student was chosen and why, and how many of its
     tensors changed. If several processes train together, each calls this, and the figures of changed tensors are the
     first one's. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted, and `InputError` if the
@@ -323,7 +327,7 @@ def train(
     measured = run_trainer(
         trainer,
         folder,
-        tokens=_tokens_of_run(dataset, config),
+        tokens=0 if trainer.writes else _tokens_of_run(dataset, config),
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],

@@ -235,6 +235,42 @@ def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, lear
     assert texts[0] == texts[1] and texts[0] and expected.startswith(texts[0])
 
 
+@pytest.mark.parametrize("by_id", [False, True])
+def test_an_echoed_prompt_has_the_log_probabilities_of_the_runner(
+    client: openai.OpenAI, learned: Path, by_id: bool
+) -> None:
+    chat_format = ChatFormat.from_folder(learned)
+    prompt = chat_format.render([{"role": "user", "content": f"{SUM[0]} " * 40}])  # read in several pieces
+    ids = chat_format.encode(prompt)
+    body = {"return_tokens_as_token_ids": by_id}
+    for _ in range(2):  # what a row still holds from before has no logits
+        answer = client.completions.create(
+            model="tiny", prompt=ids, temperature=0, max_tokens=3, echo=True, logprobs=2, extra_body=body
+        )
+    (choice,) = answer.choices
+    logits_TV = OnnxDecoder(learned).score(ids).astype(np.float64)
+    logprobs_TV = logits_TV - np.logaddexp.reduce(logits_TV, axis=1, keepdims=True)
+    found: Any = choice.logprobs
+    assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
+    expected = [logprobs_TV[place, id] for place, id in enumerate(ids[1:])]
+    assert found.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=0.05)
+    best = chat_format.tokenizer.decode([int(logprobs_TV[9].argmax())], skip_special_tokens=False)
+    assert next(iter(found.top_logprobs[10])) == (f"token_id:{logprobs_TV[9].argmax()}" if by_id else best)
+    assert len({*map(len, (found.tokens, found.token_logprobs, found.top_logprobs, found.text_offset))}) == 1
+    assert choice.text.startswith(prompt) and found.text_offset[len(ids)] == len(prompt)
+    if by_id:
+        assert found.tokens[: len(ids)] == [f"token_id:{id}" for id in ids]
+    else:
+        assert "".join(found.tokens) == choice.text
+
+
+def test_a_prompt_is_echoed_without_log_probabilities_too(client: openai.OpenAI) -> None:
+    (choice,) = client.completions.create(model="tiny", prompt="2 and", max_tokens=1, echo=True).choices
+    assert choice.text.startswith("2 and") and choice.logprobs is None
+    with pytest.raises(openai.BadRequestError, match="echo is not supported where the answer is streamed"):
+        client.completions.create(model="tiny", prompt="2 and", max_tokens=1, echo=True, stream=True)
+
+
 def test_the_tokens_of_a_stream_stand_where_those_of_a_whole_text_do(client: openai.OpenAI, learned: Path) -> None:
     prompt = ChatFormat.from_folder(learned).render([{"role": "user", "content": SUM[0]}])
     options: Any = {"model": "tiny", "prompt": prompt, "temperature": 1.5, "max_tokens": 20, "n": 2, "seed": 3}

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from distill.collecting.outcomes import (
-    FAILED,
     MOST_AT_FIRST,
     MOST_IN_A_ROW,
     MOST_REFUSED,
@@ -19,6 +18,7 @@ from distill.collecting.outcomes import (
 )
 from distill.store.failure import Failure
 from toolkit.errors import InputError
+from toolkit.figures.ledger import FAILED
 from toolkit.records import AppendLog, read_records
 
 

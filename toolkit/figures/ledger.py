@@ -29,7 +29,7 @@ from toolkit.records import Problem, Record, Trace, Verdict, read_records
 from toolkit.runs import read_manifest, replace_text, versions
 from toolkit.terminal import counted
 
-PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
+PROBLEMS, TRACES, VERDICTS, FAILED = "problems.jsonl", "traces.jsonl", "verdicts.jsonl", "failed.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
 """Rows that the toolkit itself makes, in the order in which it makes them."""
 COMPARED = (("student", "base"), ("student", "teacher"), ("int4", "student"))

@@ -62,6 +62,14 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
+def check_samples(samples: int, temperature: float) -> None:
+    """Raise `InputError` if a problem is to be sampled several times at temperature 0, where all samples are equal."""
+    if samples > 1 and temperature == 0.0:
+        raise InputError(
+            f"samples ({samples}) must be 1 at temperature 0, since all samples would be equal; raise the temperature"
+        )
+
+
 class Decoder(Protocol):
     """A model with its cache, over a batch of rows."""
 

@@ -24,7 +24,7 @@ SHARED = (
     *("repetition_penalty", "repeat_penalty", "n", "seed", "stop", "stream", "stream_options", "logprobs"),
 )
 CHAT = (*SHARED, "messages", "top_logprobs", "response_format", "continue_final_message", "add_generation_prompt")
-TEXT = (*SHARED, "prompt")
+TEXT = (*SHARED, "prompt", "echo", "return_tokens_as_token_ids")
 """Fields obeyed on the two routes."""
 
 HARMLESS = (

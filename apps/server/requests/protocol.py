@@ -85,6 +85,10 @@ class ChatRequest:
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
     prompts: tuple[str | tuple[int, ...], ...]
+    echo: bool
+    """Whether the answer begins with the prompt, with the log probabilities of its tokens if any are asked for."""
+    by_id: bool
+    """Whether log probabilities name tokens as `token_id:N`, as vLLM does, since several may have one text."""
     settings: RequestSettings
 
 
@@ -121,7 +125,12 @@ def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, v
     """Read a request for a plain completion; raises `ApiError` if a value is wrong."""
     _check_served(body, model, TEXT, thinks=False)
     top_logprobs = _integer(body, "logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    echo = _boolean(body, "echo")
+    if echo and _boolean(body, "stream"):
+        raise ApiError("echo is not supported where the answer is streamed; leave one of them out", param="echo")
     return TextRequest(
+        echo=echo,
+        by_id=_boolean(body, "return_tokens_as_token_ids"),
         prompts=_prompts(body.get("prompt"), vocab_size),
         settings=_settings(
             body, _limit(body, COMPLETION_TOKENS), fresh_seed, body.get("logprobs") is not None, top_logprobs

@@ -99,10 +99,16 @@ class CachedModel:
 
     def read(self, row: int, tokens_T: Sequence[int], *, held: int) -> Floats:
         """Read a piece of a prompt after the `held` positions of one row; returns logits_V after it."""
+        logits_V: Floats = self.read_each(row, tokens_T, held=held, wanted=1)[0]
+        return logits_V
+
+    def read_each(self, row: int, tokens_T: Sequence[int], *, held: int, wanted: int = 0) -> Floats:
+        """Read a piece as `read` does; returns logits_TV after each of its last `wanted` tokens, or after all."""
         self._has_read = True
         tokens_1T = np.array([tokens_T], dtype=np.int64)
-        logits_V: Floats = self.run(row, tokens_1T, np.array([held + len(tokens_T)]), wanted=1)[0, 0]
-        return logits_V
+        lengths = np.array([held + len(tokens_T)])
+        logits_TV: Floats = self.run(row, tokens_1T, lengths, wanted=wanted or len(tokens_T))[0]
+        return logits_TV
 
     def step(self, tokens_B: Ints, held_B: Ints, *, is_reading: bool) -> Floats:
         """Append one token to each of the first rows, which hold `held_B` positions; returns logits_BV after it.

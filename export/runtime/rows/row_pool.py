@@ -45,8 +45,8 @@ class RowPool:
         """Open and closed rows, by place."""
         self._closed = 0
 
-    def open(self, prompt: Sequence[int], *, by_chunks: bool = False) -> Row:
-        """Open a row for a prompt; it may already hold a beginning that a closed row has left.
+    def open(self, prompt: Sequence[int], *, by_chunks: bool = False, anew: bool = False) -> Row:
+        """Open a row for a prompt; it may already hold a beginning that a closed row has left, unless `anew`.
 
         Otherwise it takes the place that was closed first, or a new one if none is free. It reuses the positions that
         `Prefix.again` counts (also `by_chunks`), so the rest of the prompt is read as usual.
@@ -56,7 +56,7 @@ class RowPool:
             self._rows.append(Row(_place=len(self._rows)))
             return self._rows[-1]
         best = max(free, key=lambda row: row.prefix.again(prompt, by_chunks=by_chunks))
-        kept = best.prefix.again(prompt, by_chunks=by_chunks)
+        kept = 0 if anew else best.prefix.again(prompt, by_chunks=by_chunks)
         if kept < LEAST_TAKEN_OVER:
             best, kept = min(free, key=lambda row: row._closed), 0
         best.prefix.cut(kept)
@@ -69,6 +69,13 @@ class RowPool:
         logits_V = self.model.read(row._place, tokens_T, held=row.prefix.length)
         row.prefix.note_read(tokens_T)
         return logits_V
+
+    def read_each(self, row: Row, tokens_T: Sequence[int]) -> Floats:
+        """Append a piece of its prompt to one row, as `read` does; returns logits_TV after each of its tokens."""
+        self._make_room([row], len(tokens_T))
+        logits_TV = self.model.read_each(row._place, tokens_T, held=row.prefix.length)
+        row.prefix.note_read(tokens_T)
+        return logits_TV
 
     def step(self, rows: Sequence[Row], tokens_B: Sequence[int]) -> list[Floats]:
         """Append one token to each of these rows at once; returns logits_V after it for each row, in their order."""

@@ -134,6 +134,19 @@ def test_log_probabilities_are_read_in_both_forms() -> None:
     candidate = Candidate(ServerToken(" é", b" \xc3\xa9"), -0.5)
     modern = {"choices": [{"logprobs": {"content": [given]}}]}
     assert read_logprobs(modern) == [TokenLogprobs(candidate, [Candidate(ServerToken("x"), -1.0)])]
+    thought = {"content": [given], "reasoning_content": [given | {"token": "t", "bytes": None}]}
+    both = [
+        TokenLogprobs(each, [Candidate(ServerToken("x"), -1.0)])
+        for each in (Candidate(ServerToken("t"), -0.5), candidate)
+    ]
+    assert read_logprobs({"choices": [{"logprobs": thought}]}) == both, "the thought comes first"
+    streamed = StreamedAnswer()
+    for part in ({"content": [], "reasoning_content": thought["reasoning_content"]}, {"content": [given]}):
+        choice = {"index": 0, "delta": {"content": "x"}, "logprobs": part, "finish_reason": None}
+        streamed.take("message", json.dumps({"choices": [choice]}))
+    streamed.take("message", json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    streamed.take("message", DONE)
+    assert read_logprobs(streamed.whole()) == both
     old = {"tokens": ["a", "b"], "token_logprobs": [None, -2.0], "top_logprobs": [None, {"b": -2.0, "c": -3.0}]}
     assert read_logprobs({"choices": [{"logprobs": old}]}) == [
         TokenLogprobs(Candidate(ServerToken("a"), 0.0), []),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, name_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -67,6 +67,27 @@ def add_sampling_options(parser: Parser, *, temperature: str = OWN_OR.format(0.6
         help="answers sampled at once by a model on this machine; default: %(default)s",
     )
     parser.add_argument("--seed", type=seed_of, default=0, help="seed of the sampling; default: %(default)s")
+
+
+def add_recipe_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--recipe",
+        "--preset",
+        dest="recipe",
+        type=name_of,
+        default="demo",
+        metavar="NAME|FILE",
+        help="where all values come from: a recipe that toolkit recipes lists, or a YAML file; default: %(default)s",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        type=name_of,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value of the recipe, such as train.learning_rate=1e-4; may be given several times",
+    )
 
 
 def add_retry_option(parser: Parser) -> None:

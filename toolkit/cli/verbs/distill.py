@@ -15,6 +15,7 @@ from toolkit.cli.options.local import add_load_option, check_load_option, own_if
 from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
 from toolkit.cli.options.shared import (
     add_problem_options,
+    add_recipe_options,
     add_retry_option,
     add_unsafe_option,
     allow_unsafe_execution,
@@ -46,24 +47,7 @@ def add_distill(add: AddCommand) -> None:
         summary="teach a small model the reasoning of a large one: problems, traces, verdicts, training",
     )
     parser.before_help = _tell_recipes
-    parser.add_argument(
-        "--recipe",
-        "--preset",
-        dest="recipe",
-        type=name_of,
-        default="demo",
-        metavar="NAME|FILE",
-        help="where all values come from: a recipe that toolkit recipes lists, or a YAML file; default: %(default)s",
-    )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        type=name_of,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another value of the recipe, such as train.learning_rate=1e-4; may be given several times",
-    )
+    add_recipe_options(parser)
     parser.add_argument(
         "--teacher",
         type=name_of,
@@ -98,6 +82,13 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the recipe's")
     parser.add_argument(
         "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the recipe's"
+    )
+    parser.add_argument(
+        "--logits",
+        choices=("stored", "teacher", "on-policy"),
+        help="learn from the teacher's distribution over tokens: of candidates that were stored with traces, of the "
+        "traces as the teacher scores them, or of turns that the student writes once it has learned from the traces; "
+        "default: as the section logits of the recipe says",
     )
     add_flag(parser, "--lora", "train low-rank adapters where the recipe trains all weights")
     parser.add_argument(
@@ -142,9 +133,10 @@ def distill(options: Options) -> Result:
 
 def _distill(options: Options, resolved: Resolved) -> Result:
     from distill import pipeline
-    from distill.collecting.job import check_samples
-    from distill.collecting.outcomes import FAILED
+    from distill.logits.logits_config import chosen_logits
     from distill.recipes.distill_recipe import SAMPLING
+    from toolkit.figures.ledger import FAILED
+    from toolkit.generation.generate import check_samples
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
     from toolkit.sources.model_names import is_endpoint, resolve
@@ -154,6 +146,7 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         pipeline.configured(resolved.recipe),
         **{name: getattr(options, name) for name in ("problems", "traces")},
         reading=reading_of(options),
+        logits=chosen_logits(resolved.recipe.logits, (options.logits or "").replace("-", "_")),
     )
     check_training(options, config.train)
     if config.traces is None and not is_endpoint(config.teacher):
@@ -202,8 +195,8 @@ def _resolve(options: Options) -> Resolved:
 
 def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     """Refuse what the options alone show to be wrong before importing the training code, which takes seconds."""
-    from distill.collecting.job import check_samples
     from distill.problems.sources import check_place, check_traces
+    from toolkit.generation.generate import check_samples
     from toolkit.runs import check_out
     from toolkit.sources.model_names import check_model, is_endpoint
 
@@ -236,6 +229,12 @@ def _learned(measured: Mapping[str, Any]) -> str:
     )
     if "train_validation_loss" in measured:
         text += f", and {measured['train_validation_loss']:.3f} on the {validation} of the validation split"
+    if "logits_updates" in measured:
+        text += (
+            f", then from {counted(measured['logits_tokens'], 'token')} of its own turns in "
+            f"{counted(measured['logits_updates'], 'update')}: loss {measured['logits_first_loss']:.3f} → "
+            f"{measured['logits_final_loss']:.3f}"
+        )
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
         f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.shared import add_recipe_options
 from toolkit.cli.options.values import add_flag, count_of, money_of, name_of, path_of
 from toolkit.errors import InputError
 
@@ -91,16 +92,7 @@ def add_plan(add: AddCommand) -> None:
         nargs="?",
         help="model to train: a folder, a known name or a hub id; default: the recipe's",
     )
-    parser.add_argument(
-        "--recipe",
-        type=name_of,
-        default="demo",
-        metavar="NAME|FILE",
-        help="how it is trained: a recipe that toolkit recipes lists, or a YAML file; default: %(default)s",
-    )
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="another value of the recipe"
-    )
+    add_recipe_options(parser)
     add_flag(parser, "--lora", "train low-rank adapters where the recipe trains all weights")
     parser.add_argument(
         "--train", type=path_of, metavar="FILE", help="train.jsonl of a run or a curation, whose examples are counted"

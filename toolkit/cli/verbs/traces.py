@@ -107,14 +107,13 @@ def _add_show(subcommands: Any) -> None:
 
 
 def traces(options: Options) -> Result:
-    from distill.collecting.job import check_samples
-    from distill.collecting.outcomes import FAILED
     from distill.collecting.part import SHARD
     from distill.problems.problem_set import problems_digest
     from distill.store.sharded_store import ASKED
     from distill.teachers.respondent import ModelFolder
     from distill.teachers.trace_store import find_teacher, gather
-    from toolkit.figures.ledger import PROBLEMS
+    from toolkit.figures.ledger import FAILED, PROBLEMS
+    from toolkit.generation.generate import check_samples
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
 
