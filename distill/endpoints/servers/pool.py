@@ -106,4 +106,5 @@ class ServerPool:
         if math.isnan(server.seconds) or not others:
             return False
         rate = sum(max(1, one.limit.limit) / max(one.seconds, SOONEST_S) for one in others)
-        return CAUTION * server.finish_s() > self._left() / rate + min(one.seconds for one in others)
+        soonest_s = min(one.finish_s() for one in others)  # the quickest server of all is never too slow
+        return CAUTION * (server.finish_s() - soonest_s) > self._left() / rate
