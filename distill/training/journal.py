@@ -19,6 +19,7 @@ import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from distill.tracking.trackers import EventWriter, let_go, reported_to
 from distill.training.interrupts import heard_in_backward, postponed_interrupt
+from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
@@ -78,6 +81,20 @@ def journaled(folder: Path, seed: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
         "seed": seed,
+    }
+
+
+def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
+    # transformers 5.23 warns about the old name of TRL's own default
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
+    return journaled(folder, config.seed) | {
+        "save_total_limit": config.checkpoints_kept,
+        "report_to": reported_to(config.trackers, folder),
+        "project": "toolkit",
+        "run_name": given_name(folder).name,
+        "logging_nan_inf_filter": False,
     }
 
 
@@ -290,6 +307,20 @@ def run_trainer(
         "first_loss": first["loss"],
         "final_loss": last["loss"],
     }
+
+
+def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, *, tokens: int) -> dict[str, Any]:
+    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe."""
+    measured = run_trainer(
+        trainer,
+        folder,
+        tokens=tokens,
+        checkpoint_every_s=config.checkpoint_every_s,
+        checkpoint_every_updates=config.checkpoint_every_updates,
+        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    )
+    let_go(config.trackers)
+    return measured
 
 
 def diverged(what: str, step: int, value: float, args: TrainingArguments) -> InputError:

@@ -19,7 +19,6 @@ folder removes it (`toolkit.runs.finish`).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,27 +36,28 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
-from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
+from distill.tracking.trackers import check_trackers
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
+from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, recorded_as, run_recorded
 from distill.training.optimizers.choice import check_optimizer, make_adamw
 from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
 from distill.training.quantized_base import check_quantization
 from distill.training.schedule import make_schedule
 from distill.training.student import (
+    KeepsTypes,
     add_adapters,
     count_changed,
     load_student,
     save_student,
     saved_digests,
+    types_of,
 )
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
-from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
 
 ROW_TOKENS: int = DEFAULTS["row_tokens"]
@@ -133,7 +133,7 @@ def _nothing_to_learn(example: Mapping[str, list[int]]) -> Batch:
     return collate([{"input_ids": example["input_ids"][:1], "labels": [IGNORED]}])
 
 
-class StudentTrainer(SFTTrainer):
+class StudentTrainer(KeepsTypes, SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     writes = False
@@ -145,11 +145,9 @@ class StudentTrainer(SFTTrainer):
         arguments: SFTConfig = kwargs["args"]
         division = {"rank": arguments.process_index, "processes": arguments.world_size}
         collator = partial(batch_of, row_tokens=config.row_tokens, **division)
-        types = [parameter.dtype for parameter in model.parameters()]
+        types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
-        for parameter, dtype in zip(model.parameters(), types, strict=True):
-            if parameter.dtype != dtype:  # TRL makes the adapters of a quantized model bf16 on any machine
-                parameter.data = parameter.data.to(dtype)
+        self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -169,23 +167,8 @@ class StudentTrainer(SFTTrainer):
         return self.model if self.is_world_process_zero() else None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
-        assert self.model is not None
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
-            {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-        ]
-        config = self._config
-        shared: dict[str, Any] = {
-            "learning_rate": config.learning_rate,
-            "betas": (config.beta1, config.beta2),
-            "weight_decay": config.weight_decay,
-        }
-        if config.optimizer in NOT_ADAM:
-            self.optimizer = make_not_adam(config.optimizer, self.model, groups, **shared)
-        else:
-            self.optimizer = make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
+        """Make the recipe's optimizer."""
+        self.optimizer = make_optimizer(self.model, self._config, learning_rate=self._config.learning_rate)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -242,19 +225,27 @@ class StudentTrainer(SFTTrainer):
         """Write no card into checkpoints, which are removed when the run ends."""
 
 
+def make_optimizer(model: Any, config: TrainConfig, *, learning_rate: float) -> torch.optim.Optimizer:
+    """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
+        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    shared: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer in NOT_ADAM:
+        return make_not_adam(config.optimizer, model, groups, **shared)
+    return make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
+
+
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     """Translate our recipe into the trainer's arguments."""
-    # transformers 5.23 warns about the old name of TRL's own default
-    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
-        warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
-    journal = journaled(folder, config.seed) | {
-        "save_total_limit": config.checkpoints_kept,
-        "report_to": reported_to(config.trackers, folder),
-        "project": "toolkit",
-        "run_name": given_name(folder).name,
-    }
     arguments = SFTConfig(
-        **journal,
+        **recorded_as(config, folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_updates or -1,
         per_device_train_batch_size=config.batch_examples,
@@ -264,7 +255,6 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         data_seed=config.seed,
         logging_steps=config.log_every,
         logging_first_step=True,  # a run may be shorter than that
-        logging_nan_inf_filter=False,
         bf16=False,  # the weights themselves are bf16: nothing to cast
         gradient_checkpointing=config.gradient_checkpointing,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -324,15 +314,8 @@ def train(
     if validation:
         trainer.validation = _validation(validation, chat_format, config, folder)
         trainer.add_callback(trainer.validation)
-    measured = run_trainer(
-        trainer,
-        folder,
-        tokens=0 if trainer.writes else _tokens_of_run(dataset, config),
-        checkpoint_every_s=config.checkpoint_every_s,
-        checkpoint_every_updates=config.checkpoint_every_updates,
-        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
-    )
-    let_go(config.trackers)
+    tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
+    measured: dict[str, Any] = run_recorded(trainer, config, folder, tokens=tokens)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     whole = trainer.whole_model(lambda: _to_train(load(), config))

@@ -83,6 +83,11 @@ def check_scale(options: Options, recipe: TrainConfig) -> None:
         raise InputError("--fsdp divides a student among processes, and there is one; add --processes 2 or more")
 
 
+def several_processes(options: Options) -> bool:
+    """Return whether training is to run elsewhere than in this one process."""
+    return options.engine == RAY or (options.processes or 1) > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def check_training(options: Options, recipe: TrainConfig) -> None:
     """Refuse what the options and the recipe together show to be wrong, before the teacher is asked."""
     from distill.launching.shared_job import check_processes

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
-from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
+from toolkit.cli.options.scale import (
+    add_scale_options,
+    check_scale,
+    check_training,
+    recipe_changes,
+    several_processes,
+    trainer_of,
+)
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_recipe_options,
@@ -37,6 +44,10 @@ KEYS = (
 """Options that set the key of their name in the recipe."""
 TRAIN_KEYS = ("epochs", "learning_rate")
 """Options that set the key of their name in its section `train`."""
+RL_KEYS = ("learning_rate", "samples", "temperature", "max_new_tokens")
+"""Options that with `--stage rl` set the key of their name in the section `rl`."""
+NO_TEACHER = ("teacher", "load_in", "traces", "logits", "max_tokens", "per_problem", "epochs", "retry_failed")
+"""Options that have no meaning with `--stage rl`."""
 
 
 def add_distill(add: AddCommand) -> None:
@@ -79,6 +90,12 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--per-problem", type=count_of, help="most training examples of one problem; default: the recipe's"
     )
+    parser.add_argument(
+        "--stage",
+        choices=("rl",),
+        help="rl: only reinforce --student on problems, by verified answers, without a teacher; default: learn from "
+        "traces, and then what the sections logits and rl of the recipe say",
+    )
     parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the recipe's")
     parser.add_argument(
         "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the recipe's"
@@ -116,6 +133,8 @@ def distill(options: Options) -> Result:
     """Distil; of several processes that torchrun started, the first one does, and the others train with it."""
     resolved = _resolve(options)
     _check_distilling(options, resolved.recipe)
+    if options.stage == "rl":
+        return _reinforce(options, resolved)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _distill(options, resolved)
     from distill.launching.torchrun import follow, others_waiting
@@ -169,14 +188,44 @@ def _distill(options: Options, resolved: Resolved) -> Result:
     return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
 
 
+def _reinforce(options: Options, resolved: Resolved) -> Result:
+    from distill.pipeline import configured
+    from distill.reinforced import reinforce
+    from toolkit.runs import read_manifest
+
+    allow_unsafe_execution(options)
+    config = replace(configured(resolved.recipe), problems=options.problems, reading=reading_of(options))
+    measured = (read_manifest(reinforce(config, options.out)) or {})["measured"]
+    text = (
+        f"the student is in {options.out}; it learned{_reinforced(measured)}; {measured['rl_changed_tensors']} of its "
+        f"{measured['rl_tensors']} tensors changed"
+    )
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _reinforced(measured: Mapping[str, Any]) -> str:
+    """Describe what a student learned by reinforcement."""
+    return (
+        f" from {counted(measured['rl_tokens'], 'token')} of its own turns in "
+        f"{counted(measured['rl_updates'], 'update')} by verified answers: {measured['rl_first_accuracy']:.1%} → "
+        f"{measured['rl_final_accuracy']:.1%} of them right"
+    )
+
+
 def _resolve(options: Options) -> Resolved:
     """Return the recipe with what the options say, and let what they leave open be as the recipe says."""
     from distill.recipes.distill_recipe import resolve_recipe
 
-    given = {name: getattr(options, name) for name in KEYS}
-    given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS}
+    alone = options.stage == "rl"
+    if alone:
+        _refuse_teacher(options)
+    given = {name: getattr(options, name) for name in KEYS if not (alone and name in RL_KEYS)}
+    given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS if not (alone and name in RL_KEYS)}
+    given |= {f"rl.{name}": getattr(options, name) for name in RL_KEYS if alone}
     given = {name: value for name, value in given.items() if value is not None} | recipe_changes(options)
-    resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora)
+    resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora, reinforced=alone)
+    if alone:  # whatever the recipe says of them
+        resolved = replace(resolved, recipe=replace(resolved.recipe, teacher="builtin", traces="", logits=None))
     recipe = resolved.recipe
     options.traces = options.traces or (Path(recipe.traces) if recipe.traces else None)
     if not recipe.teacher:
@@ -193,6 +242,14 @@ def _resolve(options: Options) -> Resolved:
     return resolved
 
 
+def _refuse_teacher(options: Options) -> None:
+    for name in NO_TEACHER:
+        if getattr(options, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} is for learning from a teacher, and --stage rl asks none; leave it out"
+            )
+
+
 def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     """Refuse what the options alone show to be wrong before importing the training code, which takes seconds."""
     from distill.problems.sources import check_place, check_traces
@@ -202,6 +259,11 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
 
     reading_of(options)
     check_scale(options, recipe.train)
+    if recipe.rl and several_processes(options):
+        raise InputError(
+            "reinforcement (the section rl) runs in one process; leave out --processes, --engine ray and torchrun, or "
+            "the section"
+        )
     check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:
@@ -235,6 +297,8 @@ def _learned(measured: Mapping[str, Any]) -> str:
             f"{counted(measured['logits_updates'], 'update')}: loss {measured['logits_first_loss']:.3f} → "
             f"{measured['logits_final_loss']:.3f}"
         )
+    if "rl_updates" in measured:
+        text += f", then{_reinforced(measured)}"
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
         f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"
