@@ -27,7 +27,7 @@ class RlConfig:
     """Most turns that are learned from in one pass: memory grows with them."""
     learning_rate: Positive = 1e-5
     """The rate after the warm-up."""
-    warmup_updates: CountOr0 = 2
+    warmup_updates: CountOr0 = 1
     kl_coefficient: NotNegative = 0.0
     """Weight of the divergence from the student as it was; 0 needs no copy of it."""
     temperature: Annotated[float, Within(least=0.01, most=10)] = 1.0

@@ -189,7 +189,7 @@ def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
 
 
 class KeepsTypes:
-    """Lets trainers keep the dtypes of weights: TRL makes the adapters of a quantized model bf16 on any machine, and PEFT
+    """Lets trainers keep the dtypes of weights: TRL makes adapters of a quantized model bf16 on any machine, and PEFT
     restores adapters in fp32."""
 
     model: Any
