@@ -97,7 +97,8 @@ class RlStage:
             grpo_config(self.config, len(self.problems), training.seed),
             training,
             work,
-            self.config.scale_rewards,
+            scale_rewards=self.config.scale_rewards,
+            turns_at_once=self.config.turns_at_once,
         )
         measured = _preflight(trainer, work / PREFLIGHT)
         measured |= run_recorded(trainer, training, work, tokens=0)

@@ -4,8 +4,8 @@
 
 What differs from the teacher's: the weights are bf16 with fp32 masters where the machine computes in it, and may be
 adapters; a turn is written and read in the student's own chat format, rows come and go while turns are written; rows
-that are learned from have no padding and the head sees the student's own tokens alone; a turn whose advantage is 0 is
-left out of the pass, since its gradient is 0.
+that are learned from have no padding and the head sees the student's own tokens alone; turns on one problem are learned
+from together, and one whose advantage is 0 is left out, since its gradient is 0.
 """
 
 # Shapes: B turns, T tokens of a turn, N tokens of a padding-free row, C tokens that the student wrote.
@@ -95,7 +95,9 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         config: GrpoConfig,
         training: TrainConfig,
         folder: Path,
+        *,
         scale_rewards: str,
+        turns_at_once: int,
     ) -> None:
         """`folder`: where the chat files are, and where losses and checkpoints are written."""
         arguments = trainer_arguments(
@@ -119,7 +121,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
             processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left"),
         )
         self.keep_types(types)
-        self._training = training
+        self._training, self._turns_at_once = training, turns_at_once
 
     def survey(self) -> tuple[float, float]:
         """Sample the student on an update's problems after another, until turns on one differ in reward.
@@ -140,15 +142,38 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         return self.optimizer
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Compute TRL's loss of the turns that have an advantage; the others have no gradient."""
-        learned = inputs["advantages"].nonzero()[:, 0]
-        if self.beta == 0.0 and len(learned) < len(inputs["advantages"]):
-            kept = learned if len(learned) else torch.zeros(1, dtype=torch.long, device=learned.device)
-            inputs = {
-                name: value[kept] if torch.is_tensor(value) and value.dim() else value for name, value in inputs.items()
+        """Compute TRL's loss of an update, and all of its gradient but that of the last piece.
+
+        The loss is a sum over the turns, so pieces of it go through the student one after another.
+        """
+        pieces = self._pieces(inputs)
+        total = torch.zeros((), device=inputs["advantages"].device)
+        for number, piece in enumerate(pieces, start=1):
+            part = {
+                name: value[piece] if torch.is_tensor(value) and value.dim() else value
+                for name, value in inputs.items()
             }
-        loss: Tensor = super()._compute_loss(model, inputs)
-        return loss
+            loss: Tensor = super()._compute_loss(model, part)
+            if number < len(pieces):
+                self.accelerator.backward(loss)
+                loss = loss.detach()
+            total = total + loss
+        return total
+
+    def _pieces(self, inputs: dict[str, Any]) -> list[list[int]]:
+        """Divide the turns that are learned from into those of one pass each, turns on one problem together."""
+        learned: Sequence[int] = range(len(inputs["advantages"]))
+        if self.beta == 0.0:  # without a divergence, a turn that is as good as its group's mean has no gradient
+            learned = inputs["advantages"].nonzero()[:, 0].tolist() or [0]
+        prompts = inputs["prompt_ids"].tolist()
+        order = sorted(learned, key=lambda turn: (prompts[turn], turn))
+        lengths = (inputs["prompt_mask"].sum(1) + inputs["completion_mask"].sum(1)).tolist()
+        rows = packed([lengths[turn] for turn in order], self._training.row_tokens)
+        return [
+            [order[place] for place in row[start : start + self._turns_at_once]]
+            for row in rows
+            for start in range(0, len(row), self._turns_at_once)
+        ]
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -200,14 +225,12 @@ def grpo_config(config: RlConfig, problems: int, seed: int) -> GrpoConfig:
     groups = min(config.problems, problems)
     if groups < config.problems:
         say(f"rl: there are only {counted(problems, 'problem')}, so an update has {groups} and not {config.problems}")
-    turns = groups * config.samples
-    at_once = next(count for count in range(min(config.turns_at_once, turns), 0, -1) if turns % count == 0)
     weights = {ACCURACY: 1.0, "well_formed": config.format_weight, "language_consistency": config.language_weight}
     return GrpoConfig(
         steps=config.updates,
         groups=groups,
         group_size=config.samples,
-        micro_batch=at_once,
+        micro_batch=groups * config.samples,  # which the trainer itself divides
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_updates,
         kl_coefficient=config.kl_coefficient,

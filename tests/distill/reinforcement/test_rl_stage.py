@@ -39,7 +39,8 @@ def line(student: Path, folder: Path, out: str, *more: str) -> list[str]:
 
 
 def measured_of(out: Path) -> dict[str, Any]:
-    return (read_manifest(out) or {})["measured"]
+    measured: dict[str, Any] = (read_manifest(out) or {})["measured"]
+    return measured
 
 
 def test_a_finished_student_is_reinforced_without_a_teacher(

@@ -27,7 +27,7 @@ from toolkit.model.decoder import load_model
 from toolkit.records import read_jsonl
 from toolkit.voice.student_format import write_student_format
 
-LORA = {"lora_rank": 8}
+LORA: dict[str, Any] = {"lora_rank": 8}
 
 
 def trainer(
@@ -41,7 +41,8 @@ def trainer(
     model = add_adapters(plain, training) if training.lora_rank else plain
     asked = problems()
     grpo = grpo_config(config, len(asked), training.seed)
-    return StudentGroupTrainer(model, chat_format, asked, grpo, training, folder, config.scale_rewards)
+    made = partial(StudentGroupTrainer, scale_rewards=config.scale_rewards, turns_at_once=config.turns_at_once)
+    return made(model, chat_format, asked, grpo, training, folder)
 
 
 def reinforced(student: Path, folder: Path, config: RlConfig = QUICK, **changes: Any) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def test_probabilities_in_padding_free_rows_are_those_of_transformers_forward(un
 
 
 def test_turns_without_an_advantage_are_left_out_without_changing_the_gradient(undecided: Path, tmp_path: Path) -> None:
-    made = trainer(undecided, tmp_path)
+    made = trainer(undecided, tmp_path, replace(QUICK, turns_at_once=2))
     made.model.float()
     made.model.train()
     made.current_gradient_accumulation_steps = 1
@@ -145,7 +146,7 @@ def test_a_run_that_resumes_ends_with_the_same_student(
             raise OSError("the machine stops")
         return draw(self, *args)
 
-    every = {"checkpoint_every_updates": 1}
+    every: dict[str, Any] = {"checkpoint_every_updates": 1}
     monkeypatch.setattr(StudentGroupTrainer, "_draw", broken)
     with pytest.raises(OSError, match="the machine stops"):
         reinforced(undecided, tmp_path / "broken", **changes, **every)
@@ -187,15 +188,30 @@ def test_each_value_changes_the_training(values: dict[str, Any], undecided: Path
         assert all("kl" in line for line in curve(tmp_path / "other"))
 
 
-def test_turns_at_once_change_the_memory_and_not_the_update(undecided: Path, tmp_path: Path) -> None:
-    sixteen, two = (
-        [line["grad_norm"] for line in curve(tmp_path / str(count))]
-        for count in (16, 2)
-        if reinforced(undecided, tmp_path / str(count), replace(QUICK, turns_at_once=count, updates=2))
-    )
-    assert sixteen == pytest.approx(two, rel=0.05)  # bf16 sums in another order
-    config = grpo_config(replace(QUICK, turns_at_once=7), 16, 0)
-    assert (config.micro_batch, config.groups * config.group_size) == (4, 16)
+def test_turns_at_once_and_tokens_of_a_row_change_the_memory_and_not_the_update(
+    undecided: Path, tmp_path: Path
+) -> None:
+    norms = {}
+    for name, turns, tokens in (("all", 16, 8192), ("two", 2, 8192), ("a row", 16, 60)):
+        reinforced(undecided, tmp_path / name, replace(QUICK, turns_at_once=turns, updates=2), row_tokens=tokens)
+        norms[name] = [line["grad_norm"] for line in curve(tmp_path / name)]
+    assert norms["two"] == pytest.approx(norms["all"], rel=0.05)  # bf16 sums in another order
+    assert norms["a row"] == pytest.approx(norms["all"], rel=0.05)
+
+
+def test_turns_on_one_problem_are_learned_from_together(undecided: Path, tmp_path: Path) -> None:
+    made = trainer(undecided, tmp_path, replace(QUICK, turns_at_once=3), replace(tiny_recipe(), row_tokens=30))
+    inputs = {
+        "prompt_ids": torch.tensor([[7, 7], [5, 5], [7, 7], [5, 5], [5, 5], [7, 7]]),
+        "prompt_mask": torch.ones(6, 2),
+        "completion_mask": torch.ones(6, 4),
+        "advantages": torch.tensor([1.0, 1.0, -1.0, 0.0, -1.0, 0.5]),
+    }
+    assert made._pieces(inputs) == [[1, 4, 0], [2, 5]]
+    assert made._pieces(inputs | {"completion_mask": torch.ones(6, 13)}) == [[1, 4], [0, 2], [5]]
+    assert made._pieces(inputs | {"advantages": torch.zeros(6)}) == [[0]]
+    made.beta = 0.1
+    assert made._pieces(inputs) == [[1, 3, 4], [0, 2], [5]]
 
 
 def test_adapters_alone_are_trained_and_merged_or_kept_apart(undecided: Path, tmp_path: Path) -> None:

@@ -12,9 +12,7 @@ from distill.training.train import train
 from tests.distill.test_train import tiny_recipe
 from toolkit.records import Example, Problem
 
-QUICK = RlConfig(
-    updates=4, problems=4, samples=4, turns_at_once=8, learning_rate=1e-3, max_new_tokens=20
-)
+QUICK = RlConfig(updates=4, problems=4, samples=4, turns_at_once=8, learning_rate=1e-3, max_new_tokens=20)
 """Some updates of small groups."""
 
 
