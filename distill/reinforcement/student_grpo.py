@@ -60,12 +60,17 @@ class _Asked:
     place: int
 
 
+def words_of(chat_format: ChatFormat) -> int:
+    """Return how many rows of a head are words; others are padding, which is never drawn."""
+    return 1 + max(chat_format.tokenizer.get_vocab(with_added_tokens=True).values())
+
+
 class StudentSampler(Sampler):
     """Draws groups of turns from a student in training."""
 
     def __init__(self, causal_lm: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig) -> None:
         super().__init__(causal_lm, chat_format, config, {})
-        self._view = decoding_view(causal_lm, chat_format.tokenizer.get_vocab_size())
+        self._view = decoding_view(causal_lm, words_of(chat_format))
 
     def _completed(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
         asked = [
@@ -122,6 +127,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         )
         self.keep_types(types)
         self._training, self._turns_at_once = training, turns_at_once
+        self._words = words_of(chat_format)
 
     def survey(self) -> tuple[float, float]:
         """Sample the student on an update's problems after another, until turns on one differ in reward.
@@ -185,7 +191,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute log-probabilities and entropies of the student's own tokens in padding-free rows, [B, T]."""
-        forward = _PolicyForward(_causal_lm(model))
+        forward = _PolicyForward(_causal_lm(model), self._words)
         begin = input_ids.shape[1] - logits_to_keep
         examples = []
         for ids_T, is_token_T in zip(input_ids, attention_mask.bool(), strict=True):
@@ -208,7 +214,11 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
 
 
 class _PolicyForward(LossForward):
-    """The forward of a causal language model that gives probabilities of the tokens it wrote."""
+    """The forward of a causal language model that gives probabilities of the tokens it wrote, one of so many words."""
+
+    def __init__(self, causal_lm: Any, words: int) -> None:
+        super().__init__(causal_lm)
+        self._words = words
 
     def probabilities(self, batch: dict[str, Any], device: torch.device, temperature: float) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies of a padding-free row's labels, [C] each."""
@@ -216,7 +226,10 @@ class _PolicyForward(LossForward):
         hidden_ND = self.hidden(batch["input_ids"].to(device), batch["position_ids"].to(device), batch["documents"])
         predicting_C = (labels_N[1:] != IGNORED).nonzero()[:, 0]
         return token_probabilities(
-            hidden_ND.index_select(0, predicting_C), self._head.weight, labels_N[1:][predicting_C], temperature
+            hidden_ND.index_select(0, predicting_C),
+            self._head.weight[: self._words],
+            labels_N[1:][predicting_C],
+            temperature,
         )
 
 

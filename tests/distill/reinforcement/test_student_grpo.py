@@ -50,7 +50,7 @@ def reinforced(student: Path, folder: Path, config: RlConfig = QUICK, **changes:
     folder.mkdir(parents=True, exist_ok=True)
     training = replace(tiny_recipe(), **changes)
     stage = RlStage(config=config, training=training, problems=problems())
-    return stage.check(ChatFormat.from_folder(student), 512).run(student, folder)
+    return stage.check(write_student_format(student, folder), 2048).run(student, folder)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -222,6 +222,9 @@ def test_adapters_alone_are_trained_and_merged_or_kept_apart(undecided: Path, tm
     reinforced(undecided, tmp_path / "apart", **LORA, lora_kept_apart=True)
     assert (tmp_path / "apart" / "adapter_model.safetensors").is_file()
     assert not list((tmp_path / "apart").glob("model*.safetensors"))
+    on_nf4 = reinforced(undecided, tmp_path / "nf4", replace(QUICK, updates=2), **LORA, quantization="nf4")
+    assert on_nf4["changed_tensors"] > 0
+    load_model(tmp_path / "nf4", torch.float32)
 
 
 def test_an_update_has_at_most_the_problems_that_there_are(
