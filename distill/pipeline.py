@@ -166,11 +166,6 @@ def distill(
     """
     check_samples(config.samples, config.sampling.temperature)
     check_recipe(config.train)
-    if config.rl and config.train.lora_kept_apart:
-        raise InputError(
-            "train.lora_kept_apart keeps what the student learned from traces apart, and reinforcement goes on from a "
-            "whole student; leave it out, or reinforce the student in a run of its own (--stage rl)"
-        )
     check_out(out)
     known = traces_from_before(config.traces, config.problems)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
@@ -215,9 +210,7 @@ def distill(
     examples, validation = _write_training_set(curation, problems, student, folder, rl.problems if rl else ())
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
-    measured = _train(config, train, logits, student, examples, validation, traces, folder)
-    if rl:
-        measured |= {f"rl_{name}": value for name, value in rl.run(folder, folder).items()}
+    measured = _train(config, train, logits, rl, student, examples, validation, traces, folder)
     finish(
         folder,
         out,
@@ -236,6 +229,11 @@ def _begin(
 ) -> tuple[Path, ChatFormat, RlStage | None]:
     """Check the student, and the room for it; return the folder of the run, the student's chat format, and how it is
     reinforced."""
+    if config.rl and config.train.lora_kept_apart:
+        raise InputError(
+            "train.lora_kept_apart keeps what the student learned from traces apart, and reinforcement goes on from a "
+            "whole student; leave it out, or reinforce the student in a run of its own (--stage rl)"
+        )
     say(f"distill: checking the student {config.student}")
     recipe = config.train
     facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
@@ -259,14 +257,15 @@ def _train(
     config: DistillConfig,
     supervised: Train,
     logits: LogitsStage | None,
+    rl: RlStage | None,
     student: Path,
     examples: Sequence[Example],
     validation: Sequence[Example],
     traces: Sequence[Trace],
     folder: Path,
 ) -> dict[str, Any]:
-    """Train the student on the examples, on the teacher's distribution, or on one after the other; return what was
-    measured."""
+    """Train the student on the examples, on the teacher's distribution, or on one after the other, and reinforce it;
+    return what was measured."""
     measured: dict[str, Any] = {}
     if not logits or not logits.replaces_supervised:
         learned = supervised(student, examples, config.train, folder, validation)
@@ -276,6 +275,8 @@ def _train(
         learned = logits.run(student, examples, hashes, config.train, folder, validation)
         prefix = "train" if logits.replaces_supervised else ROOM
         measured |= {f"{prefix}_{name}": value for name, value in learned.items()}
+    if rl:
+        measured |= {f"rl_{name}": value for name, value in rl.run(folder, folder).items()}
     return measured
 
 

@@ -52,8 +52,8 @@ ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A turn to be written."""
+class _WaitingTurn:
+    """A turn that is to be written."""
 
     prompt: list[int]
     seed: int
@@ -74,7 +74,7 @@ class StudentSampler(Sampler):
 
     def _completed(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
         asked = [
-            _Asked(prompt=prompt, seed=seed, place=place)
+            _WaitingTurn(prompt=prompt, seed=seed, place=place)
             for place, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
         with decoding(self._model):
@@ -182,13 +182,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         ]
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **kwargs: Any,
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute log-probabilities and entropies of the student's own tokens in padding-free rows, [B, T]."""
         forward = _PolicyForward(_causal_lm(model), self._words)

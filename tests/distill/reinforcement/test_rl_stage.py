@@ -167,3 +167,15 @@ def test_the_options_reach_the_section(undecided: Path, tmp_path: Path) -> None:
     assert main([*command, *options, "--out", str(tmp_path / "out")]) == 0
     rl = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["rl"]
     assert [rl[name] for name in ("samples", "temperature", "max_new_tokens", "learning_rate")] == [4, 0.9, 20, 1e-3]
+
+
+def test_a_run_that_ends_just_before_it_is_complete_is_completed(
+    undecided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.reinforced.finish", lambda *args, **kwargs: 1 / 0)
+        assert main(line(undecided, tmp_path, "out")) == 70
+    first = (tmp_path / ".out.partial" / "model.safetensors").read_bytes()
+    assert main(line(undecided, tmp_path, "out")) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+    assert len(list(read_jsonl(tmp_path / "out" / "rl.jsonl"))) == 4
