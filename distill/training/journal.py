@@ -309,12 +309,15 @@ def run_trainer(
     }
 
 
-def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, *, tokens: int) -> dict[str, Any]:
-    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe."""
+def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted: Any) -> dict[str, Any]:
+    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe.
+
+    `counted`: what `run_trainer` is told of tokens.
+    """
     measured = run_trainer(
         trainer,
         folder,
-        tokens=tokens,
+        **counted,
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
