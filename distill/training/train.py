@@ -40,7 +40,7 @@ from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
+from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_adamw
 from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
 from distill.training.quantized_base import check_quantization
@@ -215,6 +215,10 @@ class StudentTrainer(SFTTrainer):
         if not torch.isfinite(total):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_shards(Path(resume_from_checkpoint), sharded=False)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the validation loss, if it was measured after this very update."""
