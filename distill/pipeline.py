@@ -60,6 +60,7 @@ from toolkit.runs import (
     replace_text,
     say_done,
 )
+from toolkit.sources.made_card import write_student_card
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 from toolkit.voice.student_format import write_student_format
@@ -172,6 +173,7 @@ def distill(
                 f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
         say_done(out)
+        write_student_card(out, student)
         return out
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
@@ -216,6 +218,7 @@ def distill(
         | measured,
         scratch=(CHECKPOINTS, ROOM),
     )
+    write_student_card(out, student)
     return out
 
 

@@ -12,7 +12,7 @@ from toolkit.cli.options.values import Parser, add_flag, count_of
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
-    from distill.planning.room import CheckMemory, Division
+    from distill.planning.memory_check import CheckMemory, Division
     from distill.training.train import Train
     from distill.training.train_config import TrainConfig
 
@@ -108,7 +108,7 @@ def check_training(options: Options, recipe: TrainConfig, *, alone: str = "") ->
 
 def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int) -> CheckMemory | None:
     """Return what refuses a student that this machine is too small for; None with --force or Ray's machines."""
-    from distill.planning.room import check_least
+    from distill.planning.memory_check import check_least
 
     if options.force or options.engine == RAY:
         return None
@@ -123,7 +123,7 @@ def trainer_of(options: Options) -> Train:
         return by_ray(workers=options.workers or 1, sharded=options.fsdp, address=ray_address(options))
     if options.force:
         return _trainer_here(options)
-    from distill.planning.room import within_memory
+    from distill.planning.memory_check import within_memory
 
     return within_memory(_trainer_here(options), _division(options))
 
@@ -144,7 +144,7 @@ def _trainer_here(options: Options) -> Train:
 
 def _division(options: Options) -> Division:
     from distill.launching.torchrun import processes_started
-    from distill.planning.room import Division
+    from distill.planning.memory_check import Division
 
     started = processes_started()
     everywhere = started if started > 1 else options.processes or 1

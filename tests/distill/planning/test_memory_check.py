@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from distill.planning import room
-from distill.planning.room import Division, check_least, within_memory
+from distill.planning import memory_check
+from distill.planning.memory_check import Division, check_least, within_memory
 from distill.recipes.distill_recipe import shipped_recipe
 from tests.distill.launching.test_commands import line, traces
 from tests.distill.test_train import examples
@@ -33,7 +33,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the machine have so many bytes free."""
 
     def set_free(size: float) -> None:
-        monkeypatch.setattr(room, "memory", lambda: Memory(total_bytes=2 * int(size), available_bytes=int(size)))
+        monkeypatch.setattr(
+            memory_check, "memory", lambda: Memory(total_bytes=2 * int(size), available_bytes=int(size))
+        )
 
     return set_free
 

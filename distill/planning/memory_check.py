@@ -92,10 +92,11 @@ def check_least(student: Path, *, train: TrainConfig, max_tokens: int, division:
     least = _need(config, train, SHORTEST, rows=1, division=division)
     if not least.is_met:
         raise InputError(f"training {student} takes at least {least}; {REMEDY}")
-    row, rows, _ = fullest_row(equal_examples(train.batch_examples, max_tokens), train, division.everywhere)
+    longest = min(max_tokens, train.context_tokens or config.max_position_embeddings)
+    row, rows, _ = fullest_row(equal_examples(train.batch_examples, longest), train, division.everywhere)
     most = _need(config, train, row, rows=rows, division=division)
     if not most.is_met:
-        say(f"distill: if all examples had {max_tokens} tokens, training would take {most}; shorter ones take less")
+        say(f"distill: if all examples had {longest} tokens, training would take {most}; shorter ones take less")
 
 
 def within_memory(train: Train, division: Division) -> Train:
