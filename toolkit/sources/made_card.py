@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
-from toolkit.figures.ledger import PROBLEMS, TRACES, Evaluation, Score, sampling_text
+from toolkit.figures.ledger import PROBLEMS, TRACES, Evaluation, sampling_text, score_text
 from toolkit.figures.readme import fill
 from toolkit.figures.tables import interval_text, markdown_table, percent
 from toolkit.records import TRAIN, read_jsonl
@@ -88,6 +88,9 @@ def note_result(folder: Path, evaluation: Evaluation) -> None:
 def base_of(folder: Path, name: str) -> Base:
     """Find out what a model is called on the hub, and its licence: by its card, or by its known name."""
     front = front_matter(folder)
+    made = read_manifest(folder) or {}
+    if not front and made.get("stage") in ("distill", "pull"):  # by a version that wrote no cards, or without one
+        name = made["config"].get("student") or made["config"].get("model") or name
     known = KNOWN_MODELS.get(name)
     license_name = front.get("license") or (known.license if known else "")
     has_text = any(path.is_file() for pattern in LICENCES for path in folder.glob(pattern))
@@ -186,9 +189,10 @@ def _student_card(folder: Path, base_folder: Path, manifest: Mapping[str, Any]) 
 def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str:
     config, measured = manifest["config"], manifest["measured"]
     base = base_of(source, str(source))
+    precision = f"int{config['bits']}" if config["bits"] <= 8 else f"fp{config['bits']}"
     front = [f"base_model: {base.name}", "base_model_relation: quantized", "library_name: onnxruntime"]
     about = (
-        f"`{_shown(str(source))}` as one ONNX graph, its weights in {config['bits']} bits: "
+        f"`{_shown(str(source))}` as one ONNX graph, its weights in {precision}: "
         f"{measured['bytes'] / 1e6:,.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter."
     )
     parity = measured.get("parity")
@@ -210,7 +214,7 @@ def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str
         "## Use": [use],
         "## Licence": [license_sentence(base)],
     }
-    return _card([*license_lines(base), *front], ["reasoning", "onnx", f"int{config['bits']}"], sections, manifest)
+    return _card([*license_lines(base), *front], ["reasoning", "onnx", precision], sections, manifest)
 
 
 def _card(
@@ -261,14 +265,10 @@ def _result_row(evaluation: Evaluation) -> list[str]:
         f"{evaluation.problems} (digest {evaluation.problems_digest})",
         f"{how} {opened}".rstrip(),
         f"{mean}{percent(evaluation.accuracy)} [{interval_text(evaluation.interval)}]",
-        ", ".join(f"{name} {_percent(score)}" for name, score in evaluation.at_k.items()) or "–",
+        ", ".join(f"{name} {score_text(score)}" for name, score in evaluation.at_k.items()) or "–",
         "–" if thinking is None else f"{thinking:.0f}",
         percent(evaluation.truncation_rate),
     ]
-
-
-def _percent(score: Score) -> str:
-    return f"{percent(score['accuracy'])} [{interval_text(score['interval'])}]"
 
 
 def _use(folder: Path, *, is_adapter: bool) -> str:
