@@ -97,6 +97,8 @@ def test_a_licence_that_nobody_recorded_is_said_to_be_unknown(tmp_path: Path, ba
     found = base_of(base, str(base))
     assert (found.license, found.name) == ("mit", "a/b")
     assert base_of(base, "owner/name").name == "owner/name"
+    student = made(tmp_path / "earlier", "distill", STUDENT, MEASURED)
+    assert base_of(student, str(student)).license == "apache-2.0", "a student without a card says what it was"
 
 
 def test_results_are_written_between_the_marks_and_replace_only_their_like(student: Path, measured: Evaluation) -> None:
