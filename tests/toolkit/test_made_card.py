@@ -79,6 +79,17 @@ def test_a_students_card_names_its_base_licence_data_and_recipe(student: Path) -
     assert (student / "LICENSE").read_text() == "Do good.", "the base's"
 
 
+def test_a_student_that_was_reinforced_alone_has_no_teacher(tmp_path: Path, base: Path) -> None:
+    measured = {"problems": 70, "rl_updates": 9, "rl_tokens": 5000, "rl_first_loss": 0.1, "rl_final_loss": 0.2}
+    out = tmp_path / "rl"
+    stage = Stage(name="distill.rl", config={"rl": {"samples": 8}}, inputs={"student": "s1"}, names={"student": "a/b"})
+    finish(partial_folder(out, stage), out, stage, measured)
+    write_student_card(out, base)
+    text = (out / "README.md").read_text()
+    assert front(out)["tags"] == ["reasoning", "reinforcement-learning"] and front(out)["base_model"] == "a/b"
+    assert "Reinforcement: 9 updates on 5,000 tokens." in text and "teacher" not in text
+
+
 def test_an_exported_folder_inherits_base_and_licence_of_its_student(student: Path, tmp_path: Path) -> None:
     parity = {"tokens": 100, "top1": 0.98, "mean_kl": 0.01}
     measured = {"bytes": 10**8, "bytes_per_parameter": 0.6, "parity": parity}

@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ UNKNOWN = "unknown"
 """The hub's name of a licence that nobody recorded."""
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FEW_TRACES = 10_000
+"""Traces that are asked for their teacher."""
+STUDENTS = ("distill", "distill.rl")
+"""Stages that make students."""
 TRACES_INPUT = "traces"
 """The input of a run that learned from traces that were there; then no teacher was asked."""
 _CALLED = {"student": "base"}
@@ -89,8 +94,8 @@ def base_of(folder: Path, name: str) -> Base:
     """Find out what a model is called on the hub, and its licence: by its card, or by its known name."""
     front = front_matter(folder)
     made = read_manifest(folder) or {}
-    if not front and made.get("stage") in ("distill", "pull"):  # by a version that wrote no cards, or without one
-        name = made["config"].get("student") or made["config"].get("model") or name
+    if not front and made.get("stage") in (*STUDENTS, "pull"):  # by a version that wrote no cards, or without one
+        name = _student_of(made) or made["config"].get("model") or name
     known = KNOWN_MODELS.get(name)
     license_name = front.get("license") or (known.license if known else "")
     has_text = any(path.is_file() for pattern in LICENCES for path in folder.glob(pattern))
@@ -152,38 +157,49 @@ def _write(folder: Path, base: Path, card: Callable[[Path, Path, Mapping[str, An
 
 def _student_card(folder: Path, base_folder: Path, manifest: Mapping[str, Any]) -> str:
     config, measured = manifest["config"], manifest["measured"]
-    base = base_of(base_folder, config["student"])
+    base = base_of(base_folder, _student_of(manifest) or str(base_folder))
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    teachers = " and ".join(f"`{name}`" for name in _teachers(folder, config["teacher"]))
     relation, library = ("adapter", "peft") if is_adapter else ("finetune", "transformers")
     front = [f"base_model: {base.name}", f"base_model_relation: {relation}", f"library_name: {library}"]
-    about = (
-        f"`{base.name}`, taught to think before it answers by the reasoning of {teachers}. It writes its thought "
-        "between `<think>` and `</think>`, then the answer."
-    )
-    learned = (
-        f"It learned from {measured['trained_on']:,} of {counted(measured.get('traces', 0), 'trace')}; "
-        f"{measured.get('teacher_correct', 0):,} were right by each problem's own scorer, and `drops.json` counts why "
-        "the others were left out. No problem of the test split is among them."
-    )
-    if "train_updates" in measured:
-        learned += (
-            f" {counted(measured['train_updates'], 'update')} on {counted(measured['train_tokens'], 'token')}, loss "
-            f"{measured['train_first_loss']:.3f} → {measured['train_final_loss']:.3f}."
-        )
-    made_from = {"teacher": teachers, "student": f"`{base.name}`"}
+    made_from, tags, terms = {"student": f"`{base.name}`"}, ["reasoning"], ""
+    how = "reinforced on problems whose answers are verified"
+    if "teacher" in config:
+        teachers = " and ".join(f"`{name}`" for name in _teachers(folder, config["teacher"]))
+        how = f"taught to think before it answers by the reasoning of {teachers}"
+        made_from, tags = {"teacher": teachers, **made_from}, ["reasoning", "distillation"]
+        terms = " The terms of the teacher may say more of what it taught."
+    if "rl_updates" in measured:
+        tags.append("reinforcement-learning")
+    about = f"`{base.name}`, {how}. It writes its thought between `<think>` and `</think>`, then the answer."
     sections = {
         f"# {_name(folder)}": [about],
-        "## What it was made from": [learned, _inputs(made_from, manifest)],
+        "## What it was made from": [*_learned(measured), _inputs(made_from, manifest)],
         "## Recipe": [
             "`toolkit distill` with these values; `recipe.yaml`, where it is beside this card, has all of them.",
             markdown_table([["setting", "value"], *_flat(config)]),
         ],
         "## Results": [results_block()],
         "## Use": [_use(folder, is_adapter=is_adapter)],
-        "## Licence": [license_sentence(base) + " The terms of the teacher may say more of what it taught."],
+        "## Licence": [license_sentence(base) + terms],
     }
-    return _card([*license_lines(base), *front], ["reasoning", "distillation"], sections, manifest)
+    return _card([*license_lines(base), *front], tags, sections, manifest)
+
+
+def _learned(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a paragraph on each stage in which a student learned."""
+    if "trained_on" in measured:
+        yield (
+            f"It learned from {measured['trained_on']:,} of {counted(measured.get('traces', 0), 'trace')}; "
+            f"{measured.get('teacher_correct', 0):,} were right by each problem's own scorer, and `drops.json` counts "
+            "why the others were left out. No problem of the test split is among them."
+        )
+    stages = {"train": "Training", "logits": "On policy, graded by the teacher", "rl": "Reinforcement"}
+    for stage, title in stages.items():
+        if f"{stage}_updates" in measured:
+            updates, tokens = (measured[f"{stage}_{name}"] for name in ("updates", "tokens"))
+            first, final = (measured.get(f"{stage}_{name}_loss") for name in ("first", "final"))
+            loss = f", loss {first:.3f} → {final:.3f}" if stage != "rl" and first is not None else ""
+            yield f"{title}: {counted(updates, 'update')} on {counted(round(tokens), 'token')}{loss}."
 
 
 def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str:
@@ -239,11 +255,16 @@ def _inputs(names: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
     return markdown_table([["", "", "digest"], *rows])
 
 
+def _student_of(manifest: Mapping[str, Any]) -> str:
+    """Return what a person called the model that became a student; empty if a manifest does not say."""
+    name: str = manifest.get("names", {}).get("student") or manifest["config"].get("student") or ""
+    return name
+
+
 def _teachers(folder: Path, named: str) -> list[str]:
-    """Return who wrote the traces of a run, as they say."""
-    traces = folder / TRACES
-    found = {str(values["teacher"]).rpartition("@")[0] for _, values in read_jsonl(traces)} if traces.is_file() else ()
-    return sorted(found) or [_shown(named)]
+    """Return who wrote the traces of a run, as the first of them say."""
+    lines = islice(read_jsonl(folder / TRACES), FEW_TRACES) if (folder / TRACES).is_file() else ()
+    return sorted({str(values["teacher"]).rpartition("@")[0] for _, values in lines}) or [_shown(named)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
