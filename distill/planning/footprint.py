@@ -15,11 +15,13 @@ With several rows or batches in an update the gradients of the earlier ones are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from distill.local.quantized import BLOCK, quantized_layers
@@ -152,7 +154,8 @@ def _kept(causal_lm: Any, row: PackedRow) -> int:
             kept[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    kernels = _KernelsOfTorch()
+    with torch.device("meta"), kernels, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = causal_lm.base_model(
             input_ids=torch.zeros(1, row.tokens, dtype=torch.long),
             position_ids=torch.zeros(1, row.tokens, dtype=torch.long),
@@ -161,6 +164,29 @@ def _kept(causal_lm: Any, row: PackedRow) -> int:
         )[0]
     kept[_storage(hidden)] = hidden.untyped_storage()
     return sum(storage.nbytes() for storage in kept.values())
+
+
+class _KernelsOfTorch(TorchFunctionMode):
+    """Lets torch's attention keep what its kernels keep; on the meta device it has none, and would keep all weights."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        settings = dict(kwargs or {})
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **settings)
+        return _KeptByKernel.apply(*args, settings.get("attn_mask"))  # type: ignore[no-untyped-call]
+
+
+class _KeptByKernel(torch.autograd.Function):
+    """Keeps what a kernel of attention needs for its backward pass: its inputs, its result, a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
+        result = torch.empty_like(query)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, result, sums, *([] if mask is None else [mask.to(query.dtype)]))
+        return result
 
 
 def _logits_bytes(words: int, trained_tokens: int, width: int) -> tuple[float, bool]:

@@ -13,6 +13,7 @@ from distill.planning.footprint import Footprint, PackedRow, footprint, meta_mod
 from distill.planning.known_shapes import known_names
 from distill.planning.training_plan import shape_of
 from distill.recipes.distill_recipe import shipped_recipe
+from distill.training import document_attention
 from distill.training.document_attention import Documents
 from distill.training.student import add_adapters, load_trainable
 from distill.training.train_config import TrainConfig
@@ -46,7 +47,12 @@ def kept_in_fact(student: Path, lora: bool) -> int:
 
 
 @pytest.mark.parametrize("train", [TRAIN, LORA], ids=["all weights", "LoRA"])
-def test_what_is_counted_without_memory_is_what_autograd_keeps(tiny_student: Path, train: TrainConfig) -> None:
+@pytest.mark.parametrize("kernel", ["ours", "torch's"])
+def test_what_is_counted_without_memory_is_what_autograd_keeps(
+    tiny_student: Path, train: TrainConfig, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel != "ours":
+        monkeypatch.setattr(document_attention, "LONG", 60)  # as rows with long documents
     config = AutoConfig.from_pretrained(tiny_student)
     dtype = next(load_trainable(tiny_student).parameters()).dtype
     planned = saved_bytes(meta_model(config, train, dtype), config, train, ROW, dtype)
