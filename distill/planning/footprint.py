@@ -8,8 +8,8 @@ counted so is small and named: the program itself.
     program + weights + optimizer + max( activations + logits + head's gradient     the loss of a row
                                          gradients + one of them in fp32            the update )
 
-With several rows or batches in an update the gradients of the earlier ones are there all the time. So they are on a CPU:
-the C library's heap seldom finds room for a gradient in what the activations before it have left.
+With several rows or batches in an update the gradients of the earlier ones are there all the time. So they are counted
+on a CPU: the C library's heap seldom finds room for a gradient in what the activations before it have left.
 """
 
 # Shapes: N tokens of a row, C tokens that predict a completion token, D hidden, V vocabulary.
