@@ -8,7 +8,8 @@ counted so is small and named: the program itself.
     program + weights + optimizer + max( activations + logits + head's gradient     the loss of a row
                                          gradients + one of them in fp32            the update )
 
-With several rows or batches in an update the gradients of the earlier ones are there all the time.
+With several rows or batches in an update the gradients of the earlier ones are there all the time. So they are counted
+on a CPU: the C library's heap seldom finds room for a gradient in what the activations before it have left.
 """
 
 # Shapes: N tokens of a row, C tokens that predict a completion token, D hidden, V vocabulary.
@@ -35,6 +36,9 @@ from distill.training.train_config import TrainConfig
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
 """A weight's share of its block: 4 bits, an 8-bit scale, an fp32 scale for 256 of those (QLoRA, section 3)."""
 FP32 = torch.float32.itemsize
+HEAP_SHARE = 1.2
+"""What the C library's heap takes for activations, by their bytes: 1.20 for a student of 135M with all weights trained,
+1.24 with those of 360M, 1.25 with adapters (`python -m benchmarks.training.planned`). Allocators of GPUs waste less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +91,21 @@ def footprint(
     rows: int,
     shards: int,
     program: float,
+    in_heap: bool,
 ) -> Footprint:
     """Return what an update of so many rows of this size takes at its peak, in one process.
 
     `dtype`: in which the steps compute. `shards`: processes among which weights, gradients and optimizer are divided.
+    `in_heap`: whether memory is the C library's, as on a CPU.
     """
     model = meta_model(config, train, dtype)
     sizes, width = sizes_of(model, train), dtype.itemsize
     weights = width * (sizes.parameters - sizes.quantized) + NF4_BYTES * sizes.quantized
     state = STATE_BYTES[train.optimizer] - (FP32 if dtype == torch.float32 else 0)
-    saved = saved_bytes(model, config, train, row, dtype)
+    saved = saved_bytes(model, config, train, row, dtype) * (HEAP_SHARE if in_heap else 1.0)
     logits, chunked = _logits_bytes(config.vocab_size, row.trained_tokens, width)
     gradients = width * sizes.trained / shards
-    before = gradients if rows > 1 else 0.0
+    before = gradients if rows > 1 or in_heap else 0.0
     at_loss = max(before, (FP32 if chunked else width) * sizes.head)
     at_update = gradients + FP32 * sizes.largest_trained
     is_loss = saved + logits + at_loss >= at_update

@@ -114,6 +114,7 @@ def plan_training(
         rows=rows * train.accumulation_steps,
         shards=devices,
         program=GPU_PROGRAM_BYTES if gpu else psutil.Process().memory_info().rss,
+        in_heap=gpu is None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps

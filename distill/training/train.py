@@ -55,7 +55,7 @@ from distill.training.student import (
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allocator import keep_freed_memory
+from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
@@ -318,6 +318,7 @@ def train(
     plain = load()
     before = saved_digests(plain) if first else {}
     model = _to_train(plain, config)
+    give_freed_memory_back()  # of loading
     trainer = make_trainer(
         model,
         config,
@@ -339,6 +340,7 @@ def train(
     let_go(config.trackers)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
+    give_freed_memory_back()  # merging and saving take other sizes
     whole = trainer.whole_model(lambda: _to_train(load(), config))
     if whole is None:
         return measured
