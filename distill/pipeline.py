@@ -64,6 +64,7 @@ from toolkit.runs import (
     replace_text,
     say_done,
 )
+from toolkit.sources.made_card import write_student_card
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 from toolkit.voice.student_format import write_student_format
@@ -156,13 +157,14 @@ def distill(
     *,
     retry_failed: bool = False,
     train: Train = train,
+    check_memory: Callable[[Path], None] | None = None,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
     `retry_failed`: whether requests with a recorded failure are sent again. `train` trains the student, in this process
-    or in others (`distill.launching`). Raises `InputError` for wrong input before
-    any long work starts.
+    or in others (`distill.launching`); `check_memory` raises `InputError` if the machine is too small for the student.
+    Raises `InputError` for wrong input before any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_recipe(config.train)
@@ -178,10 +180,11 @@ def distill(
                 f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
         say_done(out)
+        write_student_card(out, student)
         return out
     problems, test_problems = _problems(config, given)
     check_judgeable(problems)
-    folder, student_format, rl = _begin(config, student, problems, out, stage)
+    folder, student_format, rl = _begin(config, student, problems, out, stage, check_memory)
     logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
     write_records(folder / PROBLEMS, problems)
 
@@ -221,11 +224,17 @@ def distill(
         | measured,
         scratch=(CHECKPOINTS, ROOM, RL_ROOM),
     )
+    write_student_card(out, student)
     return out
 
 
 def _begin(
-    config: DistillConfig, student: Path, problems: Sequence[Problem], out: Path, stage: Stage
+    config: DistillConfig,
+    student: Path,
+    problems: Sequence[Problem],
+    out: Path,
+    stage: Stage,
+    check_memory: Callable[[Path], None] | None,
 ) -> tuple[Path, ChatFormat, RlStage | None]:
     """Check the student, and the room for it; return the folder of the run, the student's chat format, and how it is
     reinforced."""
@@ -237,15 +246,12 @@ def _begin(
     say(f"distill: checking the student {config.student}")
     recipe = config.train
     facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
+    if check_memory:
+        check_memory(student)
     folder = partial_folder(out, stage)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    check_room(
-        facts,
-        folder,
-        lora_rank=recipe.lora_rank,
-        optimizer=recipe.optimizer,
-        checkpoints_kept=recipe.checkpoints_kept,
-    )
+    later = [config.logits is not None and config.logits.source == "on_policy", config.rl is not None]
+    check_room(facts, folder, recipe, stages=1 + sum(later))
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)

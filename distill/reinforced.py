@@ -12,7 +12,7 @@ If interrupted, the same command resumes from the last checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,18 @@ from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.records import Problem, write_records
 from toolkit.runs import Stage, check_out, finish, folder_digest, is_complete, partial_folder, replace_text, say_done
+from toolkit.sources.made_card import write_student_card
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
 from toolkit.voice.student_format import write_student_format
 
 
-def reinforce(config: DistillConfig, out: Path) -> Path:
+def reinforce(config: DistillConfig, out: Path, check_memory: Callable[[Path], None] | None = None) -> Path:
     """Reinforce the student of the configuration into `out`, or do nothing if `out` holds this run already; return
     `out`.
 
-    Raises `InputError` for wrong input before any long work starts.
+    `check_memory` raises `InputError` if the machine is too small for the student. Raises `InputError` for wrong input
+    before any long work starts.
     """
     assert config.rl
     check_recipe(config.train)
@@ -50,20 +52,17 @@ def reinforce(config: DistillConfig, out: Path) -> Path:
     stage = _stage(config, student, given)
     if is_complete(out, stage):
         say_done(out)
+        write_student_card(out, student)
         return out
     problems = _problems(config, given)
     check_judgeable(problems)
     say(f"rl: checking the student {config.student}")
     training = config.train
     facts = check_student(student, context_tokens=training.context_tokens, targets=training.lora_targets)
+    if check_memory:
+        check_memory(student)
     folder = partial_folder(out, stage)
-    check_room(
-        facts,
-        folder,
-        lora_rank=training.lora_rank,
-        optimizer=training.optimizer,
-        checkpoints_kept=training.checkpoints_kept,
-    )
+    check_room(facts, folder, training)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config), " --stage rl"))
     chat_format = write_student_format(student, folder)
     reinforcement = RlStage(config=config.rl, training=training, problems=problems).check(chat_format, facts.max_tokens)
@@ -71,6 +70,7 @@ def reinforce(config: DistillConfig, out: Path) -> Path:
     write_trained_on(folder, reinforcement.problems, student)
     measured = {f"rl_{name}": value for name, value in reinforcement.run(student, folder).items()}
     finish(folder, out, stage, {"problems": len(reinforcement.problems)} | measured, scratch=(ROOM,))
+    write_student_card(out, student)
     return out
 
 

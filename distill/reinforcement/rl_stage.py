@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.reinforcement.rl_config import RlConfig
-from distill.training.journal import LOSS, SAMPLED, run_recorded
+from distill.training.journal import LOSS, SAMPLED
 from distill.training.student import add_adapters, count_changed, load_student, save_student, saved_digests
+from distill.training.train import run_recorded
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allocator import keep_freed_memory
+from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Problem
 from toolkit.runs import replace_text
 from toolkit.terminal import counted, say
@@ -105,6 +106,7 @@ class RlStage:
         measured |= {"chosen_update": measured["updates"], "chosen_by": "the last of the updates by reinforcement"}
         assert trainer.model is not None
         trainer.model.config.use_cache = True
+        give_freed_memory_back()  # merging and saving take other sizes
         saved = save_student(trainer.model, work, student, apart=training.lora_kept_apart)
         changed = count_changed(before, saved_digests(saved))
         measured |= _accuracies(work / LOSS) | {"tensors": len(before), "changed_tensors": changed}

@@ -37,9 +37,9 @@ from distill.reinforcement.grpo import (
 from distill.reinforcement.rl_config import RlConfig
 from distill.reinforcement.token_probabilities import token_probabilities
 from distill.training.completion_loss import IGNORED, LossForward, labelled
-from distill.training.journal import recorded_as
+from distill.training.optimizers.choice import make_optimizer
 from distill.training.student import KeepsTypes, types_of
-from distill.training.train import collate, make_optimizer, packed
+from distill.training.train import collate, packed, recorded_as
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import OPEN, ChatFormat
 from toolkit.generation.generate import Sampled
@@ -144,7 +144,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the recipe's optimizer, at the rate of reinforcement."""
-        self.optimizer = make_optimizer(self.model, self._training, learning_rate=self._config.learning_rate)
+        self.optimizer = make_optimizer(self.model, learning_rate=self._config.learning_rate, **self._training.updating)
         return self.optimizer
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

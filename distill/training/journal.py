@@ -19,7 +19,6 @@ import json
 import math
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +37,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill.tracking.trackers import EventWriter, let_go, reported_to
 from distill.training.interrupts import heard_in_backward, postponed_interrupt
-from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
@@ -50,6 +47,8 @@ from toolkit.terminal import say
 
 LOSS = "loss.jsonl"
 CHECKPOINTS, CHECKPOINTS_KEPT = "checkpoints", 1
+SHARDS = "shards"
+"""The folder in a checkpoint of processes that hold shards."""
 VALIDATION_LOSS = "validation_loss"
 MORE = (
     VALIDATION_LOSS,
@@ -81,20 +80,6 @@ def journaled(folder: Path, seed: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
         "seed": seed,
-    }
-
-
-def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
-    # transformers 5.23 warns about the old name of TRL's own default
-    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
-        warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
-    return journaled(folder, config.seed) | {
-        "save_total_limit": config.checkpoints_kept,
-        "report_to": reported_to(config.trackers, folder),
-        "project": "toolkit",
-        "run_name": given_name(folder).name,
-        "logging_nan_inf_filter": False,
     }
 
 
@@ -309,23 +294,6 @@ def run_trainer(
     }
 
 
-def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted: Any) -> dict[str, Any]:
-    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe.
-
-    `counted`: what `run_trainer` is told of tokens.
-    """
-    measured = run_trainer(
-        trainer,
-        folder,
-        **counted,
-        checkpoint_every_s=config.checkpoint_every_s,
-        checkpoint_every_updates=config.checkpoint_every_updates,
-        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
-    )
-    let_go(config.trackers)
-    return measured
-
-
 def diverged(what: str, step: int, value: float, args: TrainingArguments) -> InputError:
     """Return the error of a run that diverged, which names the last good checkpoint: none is written of bad weights."""
     last = _last_checkpoint(Path(args.output_dir))
@@ -340,6 +308,19 @@ def refuse_diverged(model: nn.Module, step: int, args: TrainingArguments) -> Non
     """Raise `InputError` if a weight is not a finite number."""
     if name := not_finite(model):
         raise diverged(f"weights ({name})", step, math.nan, args)
+
+
+def check_shards(checkpoint: Path, *, sharded: bool) -> None:
+    """Raise `InputError` if a checkpoint is of processes that hold shards and this run's do not, or the reverse."""
+    if (checkpoint / SHARDS).is_dir() == sharded:
+        return
+    held, wanted, remedy = "shards (--fsdp)", "a whole student", "add --fsdp"
+    if sharded:
+        held, wanted, remedy = wanted, held, "leave --fsdp out"
+    raise InputError(
+        f"{given_name(checkpoint)} holds {held}, and this training wants {wanted}; {remedy} to resume it, or choose "
+        "another --out"
+    )
 
 
 def _leave_tied_to_their_sources(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ folder removes it (`toolkit.runs.finish`).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,17 +32,16 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
-from distill.tracking.trackers import check_trackers
+from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, recorded_as, run_recorded
-from distill.training.optimizers.choice import check_optimizer, make_adamw
-from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
+from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
+from distill.training.optimizers.choice import check_optimizer, make_optimizer
 from distill.training.quantized_base import check_quantization
 from distill.training.schedule import make_schedule
 from distill.training.student import (
@@ -56,8 +56,9 @@ from distill.training.student import (
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allocator import keep_freed_memory
+from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
+from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
 
 ROW_TOKENS: int = DEFAULTS["row_tokens"]
@@ -168,7 +169,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the recipe's optimizer."""
-        self.optimizer = make_optimizer(self.model, self._config, learning_rate=self._config.learning_rate)
+        self.optimizer = make_optimizer(self.model, learning_rate=self._config.learning_rate, **self._config.updating)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -199,6 +200,10 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_shards(Path(resume_from_checkpoint), sharded=False)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the validation loss, if it was measured after this very update."""
         if (
@@ -225,21 +230,18 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         """Write no card into checkpoints, which are removed when the run ends."""
 
 
-def make_optimizer(model: Any, config: TrainConfig, *, learning_rate: float) -> torch.optim.Optimizer:
-    """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
-        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    shared: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "betas": (config.beta1, config.beta2),
-        "weight_decay": config.weight_decay,
+def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
+    # transformers 5.23 warns about the old name of TRL's own default
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
+    return journaled(folder, config.seed) | {
+        "save_total_limit": config.checkpoints_kept,
+        "report_to": reported_to(config.trackers, folder),
+        "project": "toolkit",
+        "run_name": given_name(folder).name,
+        "logging_nan_inf_filter": False,
     }
-    if config.optimizer in NOT_ADAM:
-        return make_not_adam(config.optimizer, model, groups, **shared)
-    return make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
@@ -304,6 +306,7 @@ def train(
     plain = load()
     before = saved_digests(plain) if first else {}
     model = _to_train(plain, config)
+    give_freed_memory_back()  # of loading
     trainer = make_trainer(
         model,
         config,
@@ -318,12 +321,30 @@ def train(
     measured: dict[str, Any] = run_recorded(trainer, config, folder, tokens=tokens)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
+    give_freed_memory_back()  # merging and saving take other sizes
     whole = trainer.whole_model(lambda: _to_train(load(), config))
     if whole is None:
         return measured
     saved = save_student(whole, folder, student, apart=config.lora_kept_apart)
     changed = count_changed(before, saved_digests(saved))
     return measured | {"tensors": len(before), "changed_tensors": changed}
+
+
+def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted: Any) -> dict[str, Any]:
+    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe.
+
+    `counted`: what `run_trainer` is told of tokens.
+    """
+    measured = run_trainer(
+        trainer,
+        folder,
+        **counted,
+        checkpoint_every_s=config.checkpoint_every_s,
+        checkpoint_every_updates=config.checkpoint_every_updates,
+        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    )
+    let_go(config.trackers)
+    return measured
 
 
 Train = Callable[[Path, Sequence[Example], TrainConfig, Path, Sequence[Example]], dict[str, Any]]

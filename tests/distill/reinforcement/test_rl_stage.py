@@ -126,7 +126,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "another name": (["--set", "rl.kl_coef=0"], "rl.kl_coef is unknown; here it is rl.kl_coefficient"),
     "a long warm-up": (["--set", "rl.warmup_updates=9"], "rl.warmup_updates (9) must be at most rl.updates (4)"),
     "a scale": (["--set", "rl.scale_rewards=groups"], "did you mean group?"),
-    "processes": (["--processes", "2"], "reinforcement (the section rl) runs in one process; leave out --processes"),
+    "processes": (
+        ["--processes", "2"],
+        "reinforcement (rl) trains in one process, and --processes 2 asks for several",
+    ),
     "long turns": (["--max-new-tokens", "600"], "leaves no room for a turn of rl.max_new_tokens (600) in what"),
 }
 

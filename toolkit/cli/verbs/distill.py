@@ -16,8 +16,8 @@ from toolkit.cli.options.scale import (
     add_scale_options,
     check_scale,
     check_training,
+    memory_check,
     recipe_changes,
-    several_processes,
     trainer_of,
 )
 from toolkit.cli.options.shared import (
@@ -167,7 +167,9 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         reading=reading_of(options),
         logits=chosen_logits(resolved.recipe.logits, (options.logits or "").replace("-", "_")),
     )
-    check_training(options, config.train)
+    alone = "reinforcement (rl)" if config.rl else ""
+    alone = f"distillation by logits ({config.logits.source})" if config.logits else alone
+    check_training(options, config.train, alone=alone)
     if config.traces is None and not is_endpoint(config.teacher):
         asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
         own = own_if_left_out(asked, config.teacher, resolve(config.teacher))
@@ -180,6 +182,7 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         *(opening if options.load_in else (open_decoder,)),
         retry_failed=options.retry_failed,
         train=trainer_of(options),
+        check_memory=memory_check(options, config.train, max_tokens=config.max_tokens),
     )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
@@ -195,7 +198,9 @@ def _reinforce(options: Options, resolved: Resolved) -> Result:
 
     allow_unsafe_execution(options)
     config = replace(configured(resolved.recipe), problems=options.problems, reading=reading_of(options))
-    measured = (read_manifest(reinforce(config, options.out)) or {})["measured"]
+    check_training(options, config.train, alone="reinforcement (rl)")
+    check_memory = memory_check(options, config.train, max_tokens=config.max_tokens)
+    measured = (read_manifest(reinforce(config, options.out, check_memory)) or {})["measured"]
     text = (
         f"the student is in {options.out}; it learned{_reinforced(measured)}; {measured['rl_changed_tensors']} of its "
         f"{measured['rl_tensors']} tensors changed"
@@ -259,11 +264,6 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
 
     reading_of(options)
     check_scale(options, recipe.train)
-    if recipe.rl and several_processes(options):
-        raise InputError(
-            "reinforcement (the section rl) runs in one process; leave out --processes, --engine ray and torchrun, or "
-            "the section"
-        )
     check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:
