@@ -124,6 +124,7 @@ def _need(config: PretrainedConfig, train: TrainConfig, row: PackedRow, *, rows:
         rows=rows * train.accumulation_steps,
         shards=division.shards,
         program=GPU_PROGRAM_BYTES if has_gpu else psutil.Process().memory_info().rss,
+        in_heap=not has_gpu,
     )
     free = torch.cuda.mem_get_info()[0] if has_gpu else memory().available_bytes
     return _Need(parts=parts, times=1 if has_gpu else division.here, free_bytes=free)
