@@ -29,6 +29,7 @@ from distill.local.decoding_view import decoding, decoding_view
 from distill.reinforcement.grpo import (
     ACCURACY,
     PREFLIGHT_PROBLEMS,
+    Group,
     GroupTrainer,
     GrpoConfig,
     Sampler,
@@ -43,6 +44,7 @@ from distill.training.train import collate, packed, recorded_as
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import OPEN, ChatFormat
 from toolkit.generation.generate import Sampled
+from toolkit.machine.allocator import give_freed_memory_back
 from toolkit.model.decoder import TorchDecoder
 from toolkit.records import Problem
 from toolkit.terminal import counted, say
@@ -141,6 +143,12 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
                 break
         rewards = [reward for group in groups for reward in group.rewards]
         return fmean(rewards), sum(group.differs for group in groups) / len(groups)
+
+    def _draw(self, asked: Sequence[Problem]) -> list[Group]:
+        give_freed_memory_back()  # writing and learning take blocks of other sizes
+        found = super()._draw(asked)
+        give_freed_memory_back()
+        return found
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the recipe's optimizer, at the rate of reinforcement."""
