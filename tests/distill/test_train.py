@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import demo
 from distill.training import document_attention
+from distill.training.batches import collate, within
 from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
 from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.student import save_student
-from distill.training.train import collate, tokenize, train, trainer_arguments, within
+from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
