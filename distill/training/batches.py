@@ -25,8 +25,10 @@ from distill.training.train_config import DEFAULTS
 from distill.training.validation import Batch
 
 ROW_TOKENS: int = DEFAULTS["row_tokens"]
-WORTH = 24
+WORTH = 32
 """Tokens that a common beginning must save: attention computes more, and smaller, products for it."""
+MULTIPLE = 4
+"""A common beginning is cut to a multiple of as many tokens, so that attention's products keep even shapes."""
 
 Tokenized = Mapping[str, list[int]]
 """An example's `input_ids` and `labels`."""
@@ -42,7 +44,7 @@ class Part:
     earlier: int
 
 
-def parts_of(examples: Sequence[Sequence[int]], worth: int = WORTH) -> list[Part]:
+def parts_of(examples: Sequence[Sequence[int]]) -> list[Part]:
     """Divide examples into parts, so that a beginning which several have in common is one part.
 
     Every example has a last part of its own, of at least one token. A part comes after the one that it goes on from.
@@ -57,9 +59,10 @@ def parts_of(examples: Sequence[Sequence[int]], worth: int = WORTH) -> list[Part
             parts.append(Part(order[first], begin, len(examples[order[first]]), earlier))
             continue
         alike = min(common[first : last - 1])
-        if (alike - begin) * (last - first - 1) >= worth:
-            parts.append(Part(order[first], begin, alike, earlier))
-            begin, earlier = alike, len(parts) - 1
+        end = alike // MULTIPLE * MULTIPLE
+        if (end - begin) * (last - first - 1) >= WORTH:
+            parts.append(Part(order[first], begin, end, earlier))
+            begin, earlier = end, len(parts) - 1
         cuts = [first, *(n + 1 for n in range(first, last - 1) if common[n] == alike), last]
         waiting += [(start, end, begin, earlier) for start, end in pairwise(cuts)]
     return parts

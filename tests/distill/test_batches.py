@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill.training import document_attention
+from distill.training import batches, document_attention
 from distill.training.batches import collate, parts_of, within
 from distill.training.completion_loss import IGNORED, LossForward
 from distill.training.document_attention import Documents
@@ -68,13 +68,14 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradients(
     check_equal(tiny(kind), made(70, 9, 33, 1, 20, 41))
 
 
-def test_a_token_that_all_examples_learn_counts_for_each(tmp_path: Path) -> None:
+def test_a_token_that_all_examples_learn_counts_for_each() -> None:
     rows = [row | {"labels": [IGNORED, *row["input_ids"][1:]]} for row in made(5, 60, 17, 33)]
     check_equal(tiny("llama"), rows)
 
 
-def test_answers_to_one_question_share_it_and_what_they_have_in_common() -> None:
-    asked, answer = list(range(3, 60)), [*range(60, 80)]
+def test_answers_to_one_question_share_it_and_what_they_have_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WORTH", 1)
+    asked, answer = list(range(3, 59)), [*range(60, 80)]
     rows = [
         {"input_ids": [*asked, *answer[:cut], *tail], "labels": [IGNORED] * len(asked) + answer[:cut] + tail}
         for cut, tail in ((20, [5, 6]), (20, [7]), (0, [9, 9, 9]), (20, [5, 6]), (20, [5]))  # two are equal, one ends
@@ -93,14 +94,15 @@ def test_every_place_has_its_token_and_position() -> None:
     assert shared["position_ids"][0, places].tolist() == positions
 
 
-def test_a_beginning_that_saves_little_is_left_in_each_example() -> None:
-    alike = [[1, 2, 3, 4, n, n] for n in range(5, 9)]
-    assert len(parts_of(alike, worth=13)) == 4
-    assert [(part.begin, part.end) for part in parts_of(alike, worth=12)] == [(0, 4), *[(4, 6)] * 4]
-    rows = [{"input_ids": ids, "labels": [IGNORED, *ids[1:]]} for ids in alike]
+def test_a_beginning_that_saves_little_is_left_in_each_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"input_ids": [1, 2, 3, 4, 5, n, n], "labels": [IGNORED, 2, 3, 4, 5, n, n]} for n in range(6, 10)]
+    monkeypatch.setattr(batches, "WORTH", 13)
     unshared, batch = collate(rows), collate(rows, shares=True)
     assert batch["documents"].token_of_place is None
     assert batch["input_ids"].tolist() == unshared["input_ids"].tolist()
+    monkeypatch.setattr(batches, "WORTH", 12)
+    parts = parts_of([row["input_ids"] for row in rows])
+    assert [(part.begin, part.end) for part in parts] == [(0, 4), *[(4, 7)] * 4]
 
 
 def test_attention_after_earlier_documents_equals_that_in_whole_ones() -> None:
