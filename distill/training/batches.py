@@ -21,7 +21,7 @@ import torch
 
 from distill.training.completion_loss import IGNORED
 from distill.training.document_attention import Documents
-from distill.training.train_config import DEFAULTS
+from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import Batch
 
 ROW_TOKENS: int = DEFAULTS["row_tokens"]
@@ -66,6 +66,11 @@ def parts_of(examples: Sequence[Sequence[int]]) -> list[Part]:
         cuts = [first, *(n + 1 for n in range(first, last - 1) if common[n] == alike), last]
         waiting += [(start, end, begin, earlier) for start, end in pairwise(cuts)]
     return parts
+
+
+def bears_sharing(config: TrainConfig) -> bool:
+    """Return whether a common beginning computed once is what it is in each example: not with noise or dropout."""
+    return not config.neftune_noise and not config.lora_dropout
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

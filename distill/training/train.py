@@ -39,7 +39,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training import document_attention
-from distill.training.batches import batch_of, within
+from distill.training.batches import batch_of, bears_sharing, within
 from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_adamw
@@ -71,12 +71,8 @@ def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str 
 
 
 def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
-    """Return whether examples that begin alike may have their beginning computed once, with the same result.
-
-    Noise and dropout differ from example to example, and elsewhere than on a CPU the attention knows only positions.
-    """
-    by_documents = causal_lm.config._attn_implementation == document_attention.NAME
-    return by_documents and not config.neftune_noise and not config.lora_dropout
+    """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
+    return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
 class StudentTrainer(SFTTrainer):
@@ -101,6 +97,7 @@ class StudentTrainer(SFTTrainer):
                 parameter.data = parameter.data.to(dtype)
         self._config = config
         self.validation: Validation | None = None
+        self._tokens = self._computed = 0
         # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
 
@@ -156,6 +153,8 @@ class StudentTrainer(SFTTrainer):
 
         Raises `InputError` if the loss is not a finite number.
         """
+        self._tokens += sum(row["labels"].numel() for row in inputs["rows"])
+        self._computed += sum(row["input_ids"].numel() for row in inputs["rows"])
         loss = torch.stack(
             [super(StudentTrainer, self).training_step(model, row, num_items_in_batch) for row in inputs["rows"]]
         )
@@ -163,6 +162,10 @@ class StudentTrainer(SFTTrainer):
         if not torch.isfinite(total):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
+
+    def computed_share(self) -> float:
+        """Return the share of the tokens so far that was computed; the rest was computed for another example."""
+        return self._computed / self._tokens if self._tokens else 1.0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the validation loss, if it was measured after this very update."""
@@ -278,6 +281,7 @@ def train(
         tokens=0 if trainer.writes else _tokens_of_run(dataset, config),
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
+        computed_share=trainer.computed_share,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
     )
     let_go(config.trackers)
