@@ -63,9 +63,9 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
 
     from distill.pipeline import demo
     from distill.training import completion_loss, document_attention
-    from distill.training.batches import collate
     from distill.training.completion_loss import IGNORED, LossForward
     from distill.training.optimizers.choice import make_adamw
+    from distill.training.packed_rows import collate
     from distill.training.student import load_trainable
     from distill.training.train import _to_train
 

@@ -142,7 +142,7 @@ def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any]
     from transformers import AutoTokenizer
 
     from distill.pipeline import demo
-    from distill.training.batches import batch_of
+    from distill.training.packed_rows import batch_of
     from distill.training.student import load_student
     from distill.training.train import StudentTrainer, tokenize, trainer_arguments
     from toolkit.formats.chat_format import ChatFormat

@@ -29,9 +29,9 @@ from distill.logits.grading.turns import Grader, Grades, StudentTurn
 from distill.logits.logits_config import LogitsConfig
 from distill.logits.rollouts import Writer
 from distill.logits.vocabularies.bridge import Bridge
-from distill.training.batches import collate, packed
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
+from distill.training.packed_rows import collate, packed
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import ChatFormat

@@ -24,7 +24,7 @@ from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
 from distill.planning.training_speed import rehearse
-from distill.training.batches import bears_sharing, packed, parts_of
+from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.machine.allowance import memory

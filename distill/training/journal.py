@@ -10,7 +10,7 @@ save or stop together.
 
 Tokens are those of the examples in all processes, prompts included and padding excluded; FLOP/s and model FLOP
 utilization (`toolkit.model.flops`) count what those tokens need, but for those that are computed with another example's
-(`distill.training.batches`). For reinforcement they are a lower bound: sampling,
+(`distill.training.packed_rows`). For reinforcement they are a lower bound: sampling,
 the reference's pass and attention are not counted.
 """
 

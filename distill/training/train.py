@@ -39,12 +39,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training import document_attention
-from distill.training.batches import batch_of, bears_sharing, within
 from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_adamw
 from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
 from distill.training.optimizers.schedule import make_schedule
+from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
 from distill.training.student import (
     add_adapters,

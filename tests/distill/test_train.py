@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import demo
 from distill.training import document_attention
-from distill.training.batches import collate, within
 from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
 from distill.training.optimizers.master_adamw import MasterAdamW
+from distill.training.packed_rows import collate, within
 from distill.training.student import save_student
 from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig

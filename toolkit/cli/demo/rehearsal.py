@@ -23,7 +23,7 @@ from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
 from distill.problems.families import make_problems, worked_example
 from distill.teachers.respondent import find_respondent
-from distill.training.batches import collate
+from distill.training.packed_rows import collate
 from distill.training.student import add_adapters, load_student
 from distill.training.train import StudentTrainer, tokenize, trainer_arguments
 from distill.verification.verdicts import grade

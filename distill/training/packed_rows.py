@@ -35,7 +35,7 @@ Tokenized = Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
-class Part:
+class Stretch:
     """Tokens `begin` to `end` of an example, which may be those of others too, after the part number `earlier`."""
 
     example: int
@@ -44,24 +44,24 @@ class Part:
     earlier: int
 
 
-def parts_of(examples: Sequence[Sequence[int]]) -> list[Part]:
+def parts_of(examples: Sequence[Sequence[int]]) -> list[Stretch]:
     """Divide examples into parts, so that a beginning which several have in common is one part.
 
     Every example has a last part of its own, of at least one token. A part comes after the one that it goes on from.
     """
     order = sorted(range(len(examples)), key=lambda n: examples[n])  # examples that begin alike are neighbours
     common = [_common(examples[a], examples[b]) for a, b in pairwise(order)]
-    parts: list[Part] = []
+    parts: list[Stretch] = []
     waiting = [(0, len(order), 0, -1)]  # neighbours from … to …, which begin alike; how many tokens are in parts; where
     while waiting:
         first, last, begin, earlier = waiting.pop()
         if last - first == 1:
-            parts.append(Part(order[first], begin, len(examples[order[first]]), earlier))
+            parts.append(Stretch(order[first], begin, len(examples[order[first]]), earlier))
             continue
         alike = min(common[first : last - 1])
         end = alike // MULTIPLE * MULTIPLE
         if (end - begin) * (last - first - 1) >= WORTH:
-            parts.append(Part(order[first], begin, end, earlier))
+            parts.append(Stretch(order[first], begin, end, earlier))
             begin, earlier = end, len(parts) - 1
         cuts = [first, *(n + 1 for n in range(first, last - 1) if common[n] == alike), last]
         waiting += [(start, end, begin, earlier) for start, end in pairwise(cuts)]
@@ -90,7 +90,7 @@ def collate(examples: Sequence[Tokenized], *, shares: bool = False) -> Batch:
     parts = parts_of(ids) if shares else []
     is_shared = len(parts) > len(ids)
     if not is_shared:
-        parts = [Part(n, 0, len(each), -1) for n, each in enumerate(ids)]
+        parts = [Stretch(n, 0, len(each), -1) for n, each in enumerate(ids)]
     last = {part.example: n for n, part in enumerate(parts) if part.end == len(ids[part.example])}
     return {
         "input_ids": torch.tensor([[id for part in parts for id in ids[part.example][part.begin : part.end]]]),

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from distill.training import batches, document_attention
-from distill.training.batches import collate, parts_of, within
+from distill.training import document_attention, packed_rows
 from distill.training.completion_loss import IGNORED, LossForward
 from distill.training.document_attention import Documents
+from distill.training.packed_rows import collate, parts_of, within
 from distill.training.student import add_adapters
 from distill.training.train import shares_beginnings, train
 from tests.distill.students.made_families import TINY
@@ -74,7 +74,7 @@ def test_a_token_that_all_examples_learn_counts_for_each() -> None:
 
 
 def test_answers_to_one_question_share_it_and_what_they_have_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WORTH", 1)
+    monkeypatch.setattr(packed_rows, "WORTH", 1)
     asked, answer = list(range(3, 59)), [*range(60, 80)]
     rows = [
         {"input_ids": [*asked, *answer[:cut], *tail], "labels": [IGNORED] * len(asked) + answer[:cut] + tail}
@@ -96,11 +96,11 @@ def test_every_place_has_its_token_and_position() -> None:
 
 def test_a_beginning_that_saves_little_is_left_in_each_example(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"input_ids": [1, 2, 3, 4, 5, n, n], "labels": [IGNORED, 2, 3, 4, 5, n, n]} for n in range(6, 10)]
-    monkeypatch.setattr(batches, "WORTH", 13)
+    monkeypatch.setattr(packed_rows, "WORTH", 13)
     unshared, batch = collate(rows), collate(rows, shares=True)
     assert batch["documents"].token_of_place is None
     assert batch["input_ids"].tolist() == unshared["input_ids"].tolist()
-    monkeypatch.setattr(batches, "WORTH", 12)
+    monkeypatch.setattr(packed_rows, "WORTH", 12)
     parts = parts_of([row["input_ids"] for row in rows])
     assert [(part.begin, part.end) for part in parts] == [(0, 4), *[(4, 7)] * 4]
 
