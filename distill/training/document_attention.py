@@ -10,9 +10,9 @@ Padding is at a document's end, where causal attention does not look. The result
 causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU kernel takes
 five times as long for short documents, mostly in its backward pass.
 
-A document may go on from others, whose tokens it sees first, all of them: what several examples begin with is then in
-the row once (`distill.training.packed_rows`). Documents of a bucket go on from the same ones, whose keys, P past tokens,
-are put before each document's own; their gradients are summed.
+A document may go on from others, whose tokens it sees first, all of them: what several examples begin with is then
+in the row once (`distill.training.packed_rows`). Documents of a bucket go on from the same ones, whose keys, P past
+tokens, are put before each document's own; their gradients are summed.
 
 It keeps all weights for the backward pass, which would grow with the square of a document's length. A row with a
 document of more than `LONG` tokens is left to torch's kernel, document by document: there it is the faster one, and its
