@@ -1,7 +1,7 @@
 """Measures how fast the student trains, compared with TRL's trainer: same model, same token ids, taking turns.
 
     python -m benchmarks.training.student_speed [--student smollm2-135m] [--rounds 3] [--steps 6]
-                                                [--system-words 0] [--samples 1]
+                                                [--system-words 0] [--samples 1] [--batch-examples 16]
                                                 [--variants defaults,best,best-padding-free,ours …]
 
 Each variant trains in a process of its own (the allocator's settings belong to a process), the variants take turns, and
@@ -216,16 +216,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
     parser.add_argument("--system-words", type=int, default=0, help="of a system message; default: %(default)s")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question; default: %(default)s")
+    parser.add_argument("--batch-examples", type=int, default=0, help="of all variants; default: each its own")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="those to measure; default: all")
     add_round_options(parser, VARIANTS, rounds=3, steps=6)
     options = parser.parse_args(arguments)
     student = resolve(options.student)
     texts = {"system_words": options.system_words, "samples": options.samples}
     if options.variant:
-        print(json.dumps([measure(VARIANTS[options.variant], student, options.steps, **texts)]))
+        variant = VARIANTS[options.variant]
+        if options.batch_examples:
+            variant = replace(variant, batch_examples=options.batch_examples)
+        print(json.dumps([measure(variant, student, options.steps, **texts)]))
         return 0
     command = [__spec__.name, "--student", str(student), "--steps", str(options.steps)]
-    command += ["--system-words", str(options.system_words), "--samples", str(options.samples)]
+    for name in ("system_words", "samples", "batch_examples"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     medians = medians_of_rounds(
         command, options.variants.split(","), options.rounds, lambda found: f"{found[-1]['tokens_per_s']:.0f} tokens/s"
     )
