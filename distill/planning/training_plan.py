@@ -27,6 +27,7 @@ from distill.planning.training_speed import rehearse
 from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allowance import memory
 from toolkit.model.flops import forward_flops
 from toolkit.model.precision import compute_dtype
@@ -114,8 +115,9 @@ def plan_training(
 ) -> TrainingPlan:
     """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2)."""
     dtype = torch.bfloat16 if gpu else compute_dtype()
-    shares = gpu is None and not torch.cuda.is_available() and bears_sharing(train)
-    row, rows, batch_tokens, computed = _fullest_row(examples, train, devices, shares=shares)
+    row, rows, batch_tokens, computed = fullest_row(
+        examples, train, devices, on_gpu=bool(gpu) or torch.cuda.is_available()
+    )
     gc.collect()
     found = footprint(
         config,
@@ -125,6 +127,7 @@ def plan_training(
         rows=rows * train.accumulation_steps,
         shards=devices,
         program=GPU_PROGRAM_BYTES if gpu else psutil.Process().memory_info().rss,
+        in_heap=gpu is None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps
@@ -166,17 +169,22 @@ def counted_examples(student: Path, train: Path) -> Examples:
     if not examples:
         raise InputError(f"{train} has no example; name the train.jsonl of a run")
     with tempfile.TemporaryDirectory() as folder:
-        chat_format = write_student_format(student, Path(folder))
-        return Examples.tokenized(
-            [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
-        )
+        return lengths_of(examples, write_student_format(student, Path(folder)))
 
 
-def _fullest_row(
-    examples: Examples, train: TrainConfig, devices: int, *, shares: bool
+def lengths_of(examples: Sequence[Example], chat_format: ChatFormat) -> Examples:
+    """Count the examples in the tokens of a student's chat format."""
+    return Examples.tokenized(
+        [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
+    )
+
+
+def fullest_row(
+    examples: Examples, train: TrainConfig, devices: int, *, on_gpu: bool
 ) -> tuple[PackedRow, int, float, float]:
     """Return the fullest row of many drawn batches, its batch's number of rows, the mean tokens of a batch, and the
-    share of them that is computed; `shares`: whether what examples of a row begin with is computed once."""
+    share of them that is computed: elsewhere than on a GPU, what examples of a row begin with is computed once."""
+    shares = not on_gpu and bears_sharing(train)
     generator = np.random.default_rng(train.seed)
     size = min(max(1, train.batch_examples // devices), len(examples.lengths))
     chances = min(DRAWS, math.comb(len(examples.lengths), size)) if size < len(examples.lengths) else 1
