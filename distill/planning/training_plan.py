@@ -51,7 +51,7 @@ class Examples:
 
     lengths: tuple[int, ...]
     trained: tuple[int, ...]
-    ids: tuple[Sequence[int], ...] = ()
+    ids: tuple[list[int], ...] = ()
     """Their tokens, if they are known: what examples begin with is computed once in a row."""
 
     @classmethod

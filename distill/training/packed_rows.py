@@ -44,7 +44,7 @@ class Stretch:
     earlier: int
 
 
-def parts_of(examples: Sequence[Sequence[int]]) -> list[Stretch]:
+def parts_of(examples: Sequence[list[int]]) -> list[Stretch]:
     """Divide examples into parts, so that a beginning which several have in common is one part.
 
     Every example has a last part of its own, of at least one token. A part comes after the one that it goes on from.
@@ -73,7 +73,7 @@ def bears_sharing(config: TrainConfig) -> bool:
     return not config.neftune_noise and not config.lora_dropout
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _common(one: list[int], other: list[int]) -> int:
     """Count the tokens with which both begin, but for one that each keeps."""
     most = min(len(one), len(other)) - 1
     return next((n for n in range(most) if one[n] != other[n]), most)

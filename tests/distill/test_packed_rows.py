@@ -116,8 +116,8 @@ def test_attention_after_earlier_documents_equals_that_in_whole_ones() -> None:
     document = torch.repeat_interleave(torch.arange(4), torch.tensor(documents.lengths))
     seen = torch.ones(95, 95).tril().bool()
     for n, earlier in before.items():
-        for other in set(range(4)) - {n, *earlier}:
-            seen[(document == n)[:, None] & (document == other)] = False
+        for unseen in set(range(4)) - {n, *earlier}:
+            seen[(document == n)[:, None] & (document == unseen)] = False
     ours, _ = document_attention.attend(torch.nn.Identity(), query, key, value, None, scaling=0.3, documents=documents)
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True
