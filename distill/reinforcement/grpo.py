@@ -37,7 +37,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from distill.collecting.job import row_seed
 from distill.reinforcement.reflection import shares
 from distill.training.journal import SAMPLED, journaled
-from distill.training.schedule import constant_schedule
+from distill.training.optimizers.schedule import constant_schedule
 from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.errors import InputError

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
-from distill.training.completion_loss import IGNORED, LossForward, labelled
-from distill.training.document_attention import Documents
+from distill.training import document_attention
+from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_optimizer
+from distill.training.optimizers.schedule import make_schedule
+from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
-from distill.training.schedule import make_schedule
 from distill.training.student import (
     KeepsTypes,
     add_adapters,
@@ -53,15 +54,13 @@ from distill.training.student import (
     saved_digests,
     types_of,
 )
-from distill.training.train_config import DEFAULTS, TrainConfig
+from distill.training.train_config import TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
-
-ROW_TOKENS: int = DEFAULTS["row_tokens"]
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str = "completions") -> Dataset:
@@ -72,66 +71,9 @@ def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str 
     return Dataset.from_list([labelled(*row) for row in rows])
 
 
-def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
-    """Join documents into one padding-free row, with positions from 0 in each."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    # nothing predicts a document's first token; as part of the prompt it is not in the loss
-    assert all(row["labels"][0] == IGNORED for row in rows)
-    return {
-        "input_ids": torch.tensor([[id for row in rows for id in row["input_ids"]]]),
-        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "documents": Documents(lengths),
-    }
-
-
-def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Batch]:
-    """Collate padding-free rows of at most `tokens` tokens, or of a single longer example."""
-    lengths = [len(example["input_ids"]) for example in examples]
-    return [collate([examples[i] for i in row]) for row in packed(lengths, tokens)]
-
-
-def packed(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Divide examples of some lengths into rows of at most `tokens` tokens, or of a single longer one, in order."""
-    rows: list[list[int]] = []
-    used = tokens
-    for i, length in enumerate(lengths):
-        if used + length > tokens:
-            rows.append([])
-            used = 0
-        rows[-1].append(i)
-        used += length
-    return rows
-
-
-def batch_of(
-    examples: Sequence[Mapping[str, list[int]]], rank: int = 0, processes: int = 1, row_tokens: int = ROW_TOKENS
-) -> Batch:
-    """Make a process's part of a batch: its rows, and all their labels, by which the trainer counts trained tokens.
-
-    All processes get equally many rows, so that they stay in step; one that teaches nothing fills up a shorter part.
-    """
-    parts = [within(part, row_tokens) for part in shared_out(examples, processes)]
-    missing = max(len(part) for part in parts) - len(parts[rank])
-    rows = parts[rank] + [_nothing_to_learn(examples[0]) for _ in range(missing)]
-    return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
-
-
-def shared_out(examples: Sequence[Mapping[str, list[int]]], processes: int) -> list[Sequence[Mapping[str, list[int]]]]:
-    """Divide examples among processes by their lengths: the longest go first, each to whoever has the fewest tokens."""
-    if processes == 1:
-        return [examples]
-    parts: list[list[Mapping[str, list[int]]]] = [[] for _ in range(processes)]
-    tokens = [0] * processes
-    for example in sorted(examples, key=lambda each: -len(each["input_ids"])):
-        least = tokens.index(min(tokens))
-        parts[least].append(example)
-        tokens[least] += len(example["input_ids"])
-    return list(parts)
-
-
-def _nothing_to_learn(example: Mapping[str, list[int]]) -> Batch:
-    return collate([{"input_ids": example["input_ids"][:1], "labels": [IGNORED]}])
+def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
+    """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
+    return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
 class StudentTrainer(KeepsTypes, SFTTrainer):
@@ -145,13 +87,16 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         constants.HF_HUB_DISABLE_TELEMETRY = True
         arguments: SFTConfig = kwargs["args"]
         division = {"rank": arguments.process_index, "processes": arguments.world_size}
-        collator = partial(batch_of, row_tokens=config.row_tokens, **division)
+        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.shares = shares_beginnings(causal_lm, config)
+        """Whether what examples begin with is computed once for all of them in a row."""
+        collator = partial(batch_of, row_tokens=config.row_tokens, shares=self.shares, **division)
         types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
         self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
-        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._tokens = self._computed = 0
         # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
 
@@ -192,6 +137,8 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
 
         Raises `InputError` if the loss is not a finite number.
         """
+        self._tokens += sum(row["labels"].numel() for row in inputs["rows"])
+        self._computed += sum(row["input_ids"].numel() for row in inputs["rows"])
         loss = torch.stack(
             [super(StudentTrainer, self).training_step(model, row, num_items_in_batch) for row in inputs["rows"]]
         )
@@ -199,6 +146,10 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         if not torch.isfinite(total):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
+
+    def computed_share(self) -> float:
+        """Return the share of the tokens so far that was computed; the rest was computed for another example."""
+        return self._computed / self._tokens if self._tokens else 1.0
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         check_shards(Path(resume_from_checkpoint), sharded=False)
@@ -315,10 +266,12 @@ def train(
         processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
     )
     if validation:
-        trainer.validation = _validation(validation, chat_format, config, folder)
+        trainer.validation = _validation(validation, chat_format, config, folder, shares=trainer.shares)
         trainer.add_callback(trainer.validation)
     tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
-    measured: dict[str, Any] = run_recorded(trainer, config, folder, tokens=tokens)
+    measured: dict[str, Any] = run_recorded(
+        trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share
+    )
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     give_freed_memory_back()  # merging and saving take other sizes
@@ -364,11 +317,13 @@ def _tokens_of_run(dataset: Dataset, config: TrainConfig) -> int:
     return round(tokens * config.max_updates / math.ceil(batches / config.accumulation_steps))
 
 
-def _validation(examples: Sequence[Example], chat_format: ChatFormat, config: TrainConfig, folder: Path) -> Validation:
+def _validation(
+    examples: Sequence[Example], chat_format: ChatFormat, config: TrainConfig, folder: Path, *, shares: bool
+) -> Validation:
     chosen = [examples[i] for i in spread(len(examples), config.validation_examples)]
     rows = list(tokenize(chosen, chat_format, config.loss_on))
     return Validation(
-        lambda: within(rows, config.row_tokens),
+        lambda: within(rows, config.row_tokens, shares=shares),
         len(rows),
         folder / CHECKPOINTS,
         times=config.evaluations,

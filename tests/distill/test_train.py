@@ -20,8 +20,9 @@ from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, SHARDS, TrainingJournal, check_shards
 from distill.training.optimizers.master_adamw import MasterAdamW
+from distill.training.packed_rows import collate, within
 from distill.training.student import save_student
-from distill.training.train import collate, tokenize, train, trainer_arguments, within
+from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
