@@ -32,7 +32,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -41,17 +41,18 @@ from distill.tracking.trackers import EventWriter, check_trackers, let_go, repor
 from distill.training import document_attention
 from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
-from distill.training.optimizers.choice import check_optimizer, make_adamw
-from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
+from distill.training.optimizers.choice import check_optimizer, make_optimizer
 from distill.training.optimizers.schedule import make_schedule
 from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
 from distill.training.student import (
+    KeepsTypes,
     add_adapters,
     count_changed,
     load_student,
     save_student,
     saved_digests,
+    types_of,
 )
 from distill.training.train_config import TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
@@ -75,7 +76,7 @@ def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
     return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
-class StudentTrainer(SFTTrainer):
+class StudentTrainer(KeepsTypes, SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     writes = False
@@ -90,11 +91,9 @@ class StudentTrainer(SFTTrainer):
         self.shares = shares_beginnings(causal_lm, config)
         """Whether what examples begin with is computed once for all of them in a row."""
         collator = partial(batch_of, row_tokens=config.row_tokens, shares=self.shares, **division)
-        types = [parameter.dtype for parameter in model.parameters()]
+        types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
-        for parameter, dtype in zip(model.parameters(), types, strict=True):
-            if parameter.dtype != dtype:  # TRL makes the adapters of a quantized model bf16 on any machine
-                parameter.data = parameter.data.to(dtype)
+        self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
         self._tokens = self._computed = 0
@@ -114,23 +113,8 @@ class StudentTrainer(SFTTrainer):
         return self.model if self.is_world_process_zero() else None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
-        assert self.model is not None
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
-            {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-        ]
-        config = self._config
-        shared: dict[str, Any] = {
-            "learning_rate": config.learning_rate,
-            "betas": (config.beta1, config.beta2),
-            "weight_decay": config.weight_decay,
-        }
-        if config.optimizer in NOT_ADAM:
-            self.optimizer = make_not_adam(config.optimizer, self.model, groups, **shared)
-        else:
-            self.optimizer = make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
+        """Make the recipe's optimizer."""
+        self.optimizer = make_optimizer(self.model, learning_rate=self._config.learning_rate, **self._config.updating)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -197,19 +181,24 @@ class StudentTrainer(SFTTrainer):
         """Write no card into checkpoints, which are removed when the run ends."""
 
 
-def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
-    """Translate our recipe into the trainer's arguments."""
+def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
     # transformers 5.23 warns about the old name of TRL's own default
     for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
         warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
-    journal = journaled(folder, config.seed) | {
+    return journaled(folder, config.seed) | {
         "save_total_limit": config.checkpoints_kept,
         "report_to": reported_to(config.trackers, folder),
         "project": "toolkit",
         "run_name": given_name(folder).name,
+        "logging_nan_inf_filter": False,
     }
+
+
+def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
+    """Translate our recipe into the trainer's arguments."""
     arguments = SFTConfig(
-        **journal,
+        **recorded_as(config, folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_updates or -1,
         per_device_train_batch_size=config.batch_examples,
@@ -219,7 +208,6 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         data_seed=config.seed,
         logging_steps=config.log_every,
         logging_first_step=True,  # a run may be shorter than that
-        logging_nan_inf_filter=False,
         bf16=False,  # the weights themselves are bf16: nothing to cast
         gradient_checkpointing=config.gradient_checkpointing,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -280,16 +268,8 @@ def train(
     if validation:
         trainer.validation = _validation(validation, chat_format, config, folder, shares=trainer.shares)
         trainer.add_callback(trainer.validation)
-    measured = run_trainer(
-        trainer,
-        folder,
-        tokens=0 if trainer.writes else _tokens_of_run(dataset, config),
-        checkpoint_every_s=config.checkpoint_every_s,
-        checkpoint_every_updates=config.checkpoint_every_updates,
-        computed_share=trainer.computed_share,
-        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
-    )
-    let_go(config.trackers)
+    tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
+    measured = run_recorded(trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     give_freed_memory_back()  # merging and saving take other sizes
@@ -299,6 +279,23 @@ def train(
     saved = save_student(whole, folder, student, apart=config.lora_kept_apart)
     changed = count_changed(before, saved_digests(saved))
     return measured | {"tensors": len(before), "changed_tensors": changed}
+
+
+def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted: Any) -> dict[str, Any]:
+    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe.
+
+    `counted`: what `run_trainer` is told of tokens.
+    """
+    measured = run_trainer(
+        trainer,
+        folder,
+        **counted,
+        checkpoint_every_s=config.checkpoint_every_s,
+        checkpoint_every_updates=config.checkpoint_every_updates,
+        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    )
+    let_go(config.trackers)
+    return measured
 
 
 Train = Callable[[Path, Sequence[Example], TrainConfig, Path, Sequence[Example]], dict[str, Any]]

@@ -248,9 +248,9 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
     assert changed and all(name.endswith("proj.weight") for name in changed)
 
 
-@pytest.mark.parametrize(("stop", "rate"), [(3, 3e-3), (3, 10.0), (6, 10.0)])
+@pytest.mark.parametrize(("stop", "rate", "lora"), [(3, 3e-3, 0), (3, 10.0, 0), (6, 10.0, 0), (3, 3e-3, 8)])
 def test_training_goes_on_after_an_interrupt(
-    stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, rate: float, lora: int, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learning rate that rises to 10 destroys the student: its validation loss is lowest early, and that student is
     saved."""
@@ -259,7 +259,7 @@ def test_training_goes_on_after_an_interrupt(
     broken.mkdir()
     made = examples(40)
     made, held_out = made[:24], made[24:]
-    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0)
+    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0, lora_rank=lora)
     expected = train(tiny_student, made, recipe, whole, held_out)
     assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 
