@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.calibration.hidden_states import Batch, HiddenStates
 from export.calibration.rounding import Calibrated, round_slices, round_together
-from export.calibration.texts import batches_by_length, padded
+from export.calibration.texts import batches_by_length, padded, shared_lengths
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
 from export.quantization.codes import QuantizedWeight, Weight, dequantize, quantize_nearest
 from export.quantization.layout import Layout
@@ -67,7 +67,7 @@ class CalibrationStream:
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
         self._norm: nn.Module = model.model.norm.to_empty(device="cpu")
-        padded_texts = [padded(batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
+        padded_texts = _padded_texts(texts)
         self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
         if not layers:
             float_VD = checkpoint.tensor(EMBEDDING)
@@ -145,6 +145,20 @@ class CalibrationStream:
             )
             for batch, input_batch in zip(self.states, inputs, strict=True)
         )
+
+
+def _padded_texts(texts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+    """Return the ids of each batch and where they count: tokens with which an earlier text begins, too, have the same
+    hidden states there."""
+    batches = list(batches_by_length(texts, BATCH_TOKENS))
+    shared = iter(shared_lengths([text for batch in batches for text in batch]))
+    padded_texts = []
+    for batch in batches:
+        ids_BT, mask_BT = padded(batch)
+        for mask_T in mask_BT:
+            mask_T[: next(shared)] = False
+        padded_texts.append((ids_BT, mask_BT))
+    return padded_texts
 
 
 def _take_output(block: Any) -> nn.Linear:
