@@ -58,7 +58,7 @@ Passage = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Record):
+class RecoveryReport(Record):
     """What recovery did to the mean KL on the texts that were kept apart."""
 
     tokens: int
@@ -74,7 +74,7 @@ class Recovered:
 
     scales: dict[str, Halves]
     norms: dict[str, Floats]
-    report: Report
+    report: RecoveryReport
 
 
 @fp32_by_onednn()
@@ -104,7 +104,7 @@ def recover(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequen
             optimizer.zero_grad()
             progress.advance(note=f"KL {loss.item():.4f}")
         after = _mean_divergence(model, student, judges, progress)
-    report = Report(tokens=passes * tokens, mean_kl_before=before, mean_kl_after=after, kept=after < before)
+    report = RecoveryReport(tokens=passes * tokens, mean_kl_before=before, mean_kl_after=after, kept=after < before)
     scales, norms = _found(student, weights) if report.kept else ({}, {})
     return Recovered(scales=scales, norms=norms, report=report)
 
