@@ -35,9 +35,10 @@ def test_moments_of_many_columns_are_symmetric_and_have_the_precision_of_fp32() 
     """There are more columns than are computed at once, and oneDNN's own sums must not be those of bf16."""
     quantized_BTK, float_BTK = torch.randn(2, 3, 40, 600, generator=torch.Generator().manual_seed(3))
     mask_BT = torch.ones(3, 40, dtype=torch.bool)
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
     found = moments([Batch(quantized_BTK=quantized_BTK, float_BTK=float_BTK, mask_BT=mask_BT)])
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert products.fp32_precision == before
     input_XK, float_XK = quantized_BTK.flatten(0, 1).double(), float_BTK.flatten(0, 1).double()
     for found_KK, left_XK in zip(found, (input_XK, float_XK - input_XK), strict=True):
         torch.testing.assert_close(found_KK.double(), left_XK.T @ input_XK / len(input_XK), rtol=0, atol=1e-5)

@@ -123,10 +123,11 @@ def outspoken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def exported(outspoken: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same export without and with recovery."""
     folder = tmp_path_factory.mktemp("recovered")
-    folders: dict[Recovery, Path] = {recovery: folder / recovery for recovery in get_args(Recovery)}
-    for recovery, out in folders.items():
-        export_model(replace(int4_config(outspoken, out, calibration=traces, recovery=recovery), bounds=WIDE))
-    return {**folders}
+    recoveries: tuple[Recovery, ...] = get_args(Recovery)
+    for recovery in recoveries:
+        config = int4_config(outspoken, folder / recovery, calibration=traces, recovery=recovery)
+        export_model(replace(config, bounds=WIDE))
+    return {recovery: folder / recovery for recovery in recoveries}
 
 
 def test_recovery_brings_the_divergence_down_and_leaves_every_code(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,10 +30,11 @@ def fp32_by_onednn() -> Iterator[None]:
     torch names the switch after bf16, with which oneDNN may compute such products; it does so only where there is AMX,
     so this context does nothing there.
     """
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
     if not torch.cpu._is_amx_tile_supported():
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        products.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        products.fp32_precision = before

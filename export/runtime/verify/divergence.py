@@ -156,7 +156,8 @@ def _log_sum_exp(logits_TV: Doubles) -> Doubles:
     """Compute what `np.logaddexp.reduce` does, without a logarithm of each element; a row stays in the cache."""
     largest_T = logits_TV.max(-1)
     pairs = zip(logits_TV, largest_T, strict=True)
-    return largest_T + np.log([np.exp(logits_V - largest).sum() for logits_V, largest in pairs])
+    total_T: Doubles = largest_T + np.log([np.exp(logits_V - largest).sum() for logits_V, largest in pairs])
+    return total_T
 
 
 def _array(place: str, name: str) -> str:
