@@ -31,7 +31,7 @@ from toolkit.field_types import Count, CountOr0, Share, Within
 SHIPPED = Path(__file__).with_name("shipped")
 DEFAULT = "demo"
 """The recipe that others build on if they name none."""
-BASE, ABOUT = "base", "about"
+BASE, ABOUT, SOURCE = "base", "about", "logits.source"
 """Keys of a file that are no values of a run."""
 DEEPEST = 8
 LORA_RANK = 32
@@ -149,6 +149,8 @@ def resolve_recipe(
         key, value = _setting(setting)
         over[key] = value
     over |= options or {}
+    if over.get(SOURCE, values.get(SOURCE)) != values.get(SOURCE):  # what the recipe says of one source fits no other
+        values = {key: value for key, value in values.items() if not key.startswith("logits.")}
     if reinforced or any(key.startswith("rl.") for key in values | over):
         values = {f"rl.{key}": value for key, value in vars(RlConfig()).items()} | values
     if lora and not (values | over)["train.lora_rank"]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from distill.logits.logits_config import USUAL
 from distill.pipeline import _recipe_of, configured, distill
 from distill.recipes.distill_recipe import KNOWN, recipe_text, resolve_recipe, shipped_recipe
 from distill.recipes.field_values import annotations_of, assembled, flattened, refuse_unknown
@@ -232,3 +233,15 @@ def test_the_document_has_a_row_for_each_value_and_the_names_that_others_have() 
         assert f"`{key}`" in text, name
     for name in OTHER_NAMES:
         assert name in text or name in ELSEWHERE, name
+
+
+def test_a_source_of_logits_takes_its_usual_values_and_those_that_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("logits:\n  source: teacher\n  weight: 0.9\n  temperature: 2.0\n")
+    option = {"logits.source": "on_policy"}
+    logits = resolve_recipe(str(path), ["logits.rollouts=16"], option).recipe.logits
+    assert logits is not None
+    assert logits == replace(USUAL["on_policy"], rollouts=16)
+    same = resolve_recipe(str(path), ["logits.weight=0.8"], {"logits.source": "teacher"}).recipe.logits
+    assert same is not None
+    assert (same.weight, same.temperature) == (0.8, 2.0)

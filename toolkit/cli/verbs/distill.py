@@ -152,7 +152,6 @@ def distill(options: Options) -> Result:
 
 def _distill(options: Options, resolved: Resolved) -> Result:
     from distill import pipeline
-    from distill.logits.logits_config import chosen_logits
     from distill.recipes.distill_recipe import SAMPLING
     from toolkit.figures.ledger import FAILED
     from toolkit.generation.generate import check_samples
@@ -165,7 +164,6 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         pipeline.configured(resolved.recipe),
         **{name: getattr(options, name) for name in ("problems", "traces")},
         reading=reading_of(options),
-        logits=chosen_logits(resolved.recipe.logits, (options.logits or "").replace("-", "_")),
     )
     alone = "reinforcement (rl)" if config.rl else ""
     alone = f"distillation by logits ({config.logits.source})" if config.logits else alone
@@ -227,6 +225,7 @@ def _resolve(options: Options) -> Resolved:
     given = {name: getattr(options, name) for name in KEYS if not (alone and name in RL_KEYS)}
     given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS if not (alone and name in RL_KEYS)}
     given |= {f"rl.{name}": getattr(options, name) for name in RL_KEYS if alone}
+    given["logits.source"] = options.logits and options.logits.replace("-", "_")
     given = {name: value for name, value in given.items() if value is not None} | recipe_changes(options)
     resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora, reinforced=alone)
     if alone:  # whatever the recipe says of them
