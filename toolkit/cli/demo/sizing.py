@@ -16,7 +16,7 @@ from export.presets import CALIBRATION_TOKENS
 from toolkit.errors import InputError
 from toolkit.figures.recipe import Rates, Recipe
 
-FILLED = 0.93
+FILLED = 0.88
 TRAINING_SHARE = 0.45
 """The least share of the planned time for training, the teacher's traces included."""
 LEVELS = (
