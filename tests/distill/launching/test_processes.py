@@ -147,7 +147,7 @@ def test_a_checkpoint_of_shards_is_resumed_by_shards_and_one_of_a_whole_student_
 
 
 def test_ctrl_c_stops_all_processes_after_an_update(tiny_student: Path, tmp_path: Path) -> None:
-    settings = recipe(epochs=4)
+    settings = recipe(epochs=100)  # far more than are made before the signal
     watcher = when(2, tmp_path, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         by_processes(2, sharded=False)(tiny_student, MADE, settings, tmp_path, [])
