@@ -60,6 +60,7 @@ from toolkit.runs import (
     replace_text,
     say_done,
 )
+from toolkit.sources.made_card import write_student_card
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 from toolkit.voice.student_format import write_student_format
@@ -149,13 +150,14 @@ def distill(
     *,
     retry_failed: bool = False,
     train: Train = train,
+    check_memory: Callable[[Path], None] | None = None,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
     `retry_failed`: whether requests with a recorded failure are sent again. `train` trains the student, in this process
-    or in others (`distill.launching`). Raises `InputError` for wrong input before
-    any long work starts.
+    or in others (`distill.launching`); `check_memory` raises `InputError` if the machine is too small for the student.
+    Raises `InputError` for wrong input before any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_recipe(config.train)
@@ -171,10 +173,11 @@ def distill(
                 f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
         say_done(out)
+        write_student_card(out, student)
         return out
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
-    folder, student_format = _begin(config, student, problems, out, stage)
+    folder, student_format = _begin(config, student, problems, out, stage, check_memory)
     logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
     write_records(folder / PROBLEMS, problems)
 
@@ -215,25 +218,27 @@ def distill(
         | measured,
         scratch=(CHECKPOINTS, ROOM),
     )
+    write_student_card(out, student)
     return out
 
 
 def _begin(
-    config: DistillConfig, student: Path, problems: Sequence[Problem], out: Path, stage: Stage
+    config: DistillConfig,
+    student: Path,
+    problems: Sequence[Problem],
+    out: Path,
+    stage: Stage,
+    check_memory: Callable[[Path], None] | None,
 ) -> tuple[Path, ChatFormat]:
     """Check the student, and the room for it, and return the folder of the run and the student's chat format."""
     say(f"distill: checking the student {config.student}")
     recipe = config.train
     facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
+    if check_memory:
+        check_memory(student)
     folder = partial_folder(out, stage)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    check_room(
-        facts,
-        folder,
-        lora_rank=recipe.lora_rank,
-        optimizer=recipe.optimizer,
-        checkpoints_kept=recipe.checkpoints_kept,
-    )
+    check_room(facts, folder, recipe, stages=2 if config.logits and config.logits.source == "on_policy" else 1)
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)

@@ -45,6 +45,7 @@ from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
 from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
+from toolkit.sources.made_card import write_export_card
 from toolkit.sources.model_names import MODEL_FILE
 from toolkit.terminal import say
 
@@ -73,6 +74,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
         runs.say_done(config.out)
+        write_export_card(config.out, config.source)
         return runs.read_manifest(config.out) or {}
     texts = _read_texts(source, config)
     folder = runs.partial_folder(config.out, stage)
@@ -86,7 +88,9 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
             measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()  # before the folder is weighed
         measured |= _measured(checkpoint, journal.weights, folder)
-        return runs.finish(folder, config.out, stage, measured)
+        manifest = runs.finish(folder, config.out, stage, measured)
+        write_export_card(config.out, config.source)
+        return manifest
     except ToolkitError:
         runs.discard(folder)
         raise

@@ -31,6 +31,7 @@ from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS, Evaluation, Score
 from toolkit.generation.generate import Decoder, Sampling, check_samples
 from toolkit.records import Problem, write_records
 from toolkit.runs import Stage, finish, is_complete, partial_folder, say_done
+from toolkit.sources.made_card import note_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def evaluate(
     stage = replace(stage, names={"model": respondent.name, **names})
     if is_complete(out, stage):
         say_done(out)
-        return read_evaluation(out)
+        return _noted(respondent, read_evaluation(out))
     check_gradable(problems)
     with respondent:
         respondent.load()
@@ -84,6 +85,13 @@ def evaluate(
         left_out = {"left_out_of_requests": respondent.left_out} if respondent.left_out else {}
         evaluation = replace(measured, asked={**asked, **left_out})
     finish(partial, out, stage, evaluation.to_dict())
+    return _noted(respondent, evaluation)
+
+
+def _noted(respondent: Respondent, evaluation: Evaluation) -> Evaluation:
+    """Write the result into the model's card, if it has one of ours."""
+    if isinstance(respondent, ModelFolder):
+        note_result(respondent.folder, evaluation)
     return evaluation
 
 

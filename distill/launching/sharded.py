@@ -34,10 +34,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from distill.training.journal import SHARDS, check_shards
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
 
-SHARDS, SCHEDULER = "shards", "scheduler.pt"
+SCHEDULER = "scheduler.pt"
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -82,7 +83,8 @@ class ShardedTrainer(StudentTrainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Leave the weights to the optimizer's part of a checkpoint."""
+        """Leave the weights to the optimizer's part of a checkpoint, once it is known to have shards."""
+        check_shards(Path(resume_from_checkpoint), sharded=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
         if checkpoint_folder is None:

@@ -27,6 +27,8 @@ from toolkit.model.decoder import free_bytes
 from toolkit.model.loading import load_whole, quantization
 from toolkit.records import read_object
 from toolkit.runs import Stage, check_out, finish, folder_digest, is_complete, partial_folder, replace_text, say_done
+from toolkit.sources.made_card import CARD as CARD_FILE
+from toolkit.sources.made_card import base_of, license_lines, license_sentence, results_block
 from toolkit.sources.model_names import is_exported, resolve
 from toolkit.terminal import say
 
@@ -38,7 +40,9 @@ METHODS = {
     "8bit": "int8 with a scale for each row",
 }
 CARD = """---
-base_model: {model}
+{license}
+base_model: {base}
+base_model_relation: quantized
 library_name: transformers
 pipeline_tag: text-generation
 tags: [bitsandbytes, {load_in}]
@@ -55,7 +59,11 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")  # needs bitsandbytes
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
-Its licence is that of the model. It cannot be trained further or exported; use the model that it was made from.
+## Results
+
+{results}
+
+{licence} It cannot be trained further or exported; use the model that it was made from.
 """
 
 
@@ -98,8 +106,8 @@ def quantize(model: str, out: Path, load_in: LoadIn) -> dict[str, Any]:
         "quantized_parameters": sum(layer.weight.numel() for layer in layers.values()),
         "bytes": sum(path.stat().st_size for path in partial.glob("*.safetensors")),
     }
-    replace_text(partial / "README.md", _card(model, load_in, measured))
     finish(partial, out, stage, measured)
+    replace_text(out / CARD_FILE, _card(model, folder, load_in, measured))
     return measured
 
 
@@ -120,8 +128,13 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     return torch.float16 if stored == "float16" else torch.bfloat16
 
 
-def _card(model: str, load_in: LoadIn, measured: dict[str, Any]) -> str:
+def _card(model: str, folder: Path, load_in: LoadIn, measured: dict[str, Any]) -> str:
+    base = base_of(folder, model)
     return CARD.format(
+        license="\n".join(license_lines(base)),
+        licence=license_sentence(base),
+        base=base.name,
+        results=results_block(),
         model=model,
         name=Path(model).name,
         load_in=load_in,

@@ -8,18 +8,21 @@ counted so is small and named: the program itself.
     program + weights + optimizer + max( activations + logits + head's gradient     the loss of a row
                                          gradients + one of them in fp32            the update )
 
-With several rows or batches in an update the gradients of the earlier ones are there all the time.
+With several rows or batches in an update the gradients of the earlier ones are there all the time. So they are counted
+on a CPU: the C library's heap seldom finds room for a gradient in what the activations before it have left.
 """
 
 # Shapes: N tokens of a row, C tokens that predict a completion token, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from distill.local.quantized import BLOCK, quantized_layers
@@ -33,6 +36,9 @@ from distill.training.train_config import TrainConfig
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
 """A weight's share of its block: 4 bits, an 8-bit scale, an fp32 scale for 256 of those (QLoRA, section 3)."""
 FP32 = torch.float32.itemsize
+HEAP_SHARE = 1.2
+"""What the C library's heap takes for activations, by their bytes: 1.20 for a student of 135M with all weights trained,
+1.24 with those of 360M, 1.25 with adapters (`python -m benchmarks.training.planned`). Allocators of GPUs waste less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +91,21 @@ def footprint(
     rows: int,
     shards: int,
     program: float,
+    in_heap: bool,
 ) -> Footprint:
     """Return what an update of so many rows of this size takes at its peak, in one process.
 
     `dtype`: in which the steps compute. `shards`: processes among which weights, gradients and optimizer are divided.
+    `in_heap`: whether memory is the C library's, as on a CPU.
     """
     model = meta_model(config, train, dtype)
     sizes, width = sizes_of(model, train), dtype.itemsize
     weights = width * (sizes.parameters - sizes.quantized) + NF4_BYTES * sizes.quantized
     state = STATE_BYTES[train.optimizer] - (FP32 if dtype == torch.float32 else 0)
-    saved = saved_bytes(model, config, train, row, dtype)
+    saved = saved_bytes(model, config, train, row, dtype) * (HEAP_SHARE if in_heap else 1.0)
     logits, chunked = _logits_bytes(config.vocab_size, row.trained_tokens, width)
     gradients = width * sizes.trained / shards
-    before = gradients if rows > 1 else 0.0
+    before = gradients if rows > 1 or in_heap else 0.0
     at_loss = max(before, (FP32 if chunked else width) * sizes.head)
     at_update = gradients + FP32 * sizes.largest_trained
     is_loss = saved + logits + at_loss >= at_update
@@ -152,7 +160,8 @@ def _kept(causal_lm: Any, row: PackedRow) -> int:
             kept[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    kernels = _KernelsOfTorch()
+    with torch.device("meta"), kernels, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = causal_lm.base_model(
             input_ids=torch.zeros(1, row.tokens, dtype=torch.long),
             position_ids=torch.zeros(1, row.tokens, dtype=torch.long),
@@ -161,6 +170,29 @@ def _kept(causal_lm: Any, row: PackedRow) -> int:
         )[0]
     kept[_storage(hidden)] = hidden.untyped_storage()
     return sum(storage.nbytes() for storage in kept.values())
+
+
+class _KernelsOfTorch(TorchFunctionMode):
+    """Lets torch's attention keep what its kernels keep; on the meta device it has none, and would keep all weights."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        settings = dict(kwargs or {})
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **settings)
+        return _KeptByKernel.apply(*args, settings.get("attn_mask"))  # type: ignore[no-untyped-call]
+
+
+class _KeptByKernel(torch.autograd.Function):
+    """Keeps what a kernel of attention needs for its backward pass: its inputs, its result, a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
+        result = torch.empty_like(query)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, result, sums, *([] if mask is None else [mask.to(query.dtype)]))
+        return result
 
 
 def _logits_bytes(words: int, trained_tokens: int, width: int) -> tuple[float, bool]:

@@ -27,6 +27,7 @@ from distill.planning.training_speed import rehearse
 from distill.training.train import packed
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allowance import memory
 from toolkit.model.flops import forward_flops
 from toolkit.model.precision import compute_dtype
@@ -103,7 +104,7 @@ def plan_training(
 ) -> TrainingPlan:
     """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2)."""
     dtype = torch.bfloat16 if gpu else compute_dtype()
-    row, rows, batch_tokens = _fullest_row(examples, train, devices)
+    row, rows, batch_tokens = fullest_row(examples, train, devices)
     gc.collect()
     found = footprint(
         config,
@@ -113,6 +114,7 @@ def plan_training(
         rows=rows * train.accumulation_steps,
         shards=devices,
         program=GPU_PROGRAM_BYTES if gpu else psutil.Process().memory_info().rss,
+        in_heap=gpu is None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps
@@ -154,12 +156,16 @@ def counted_examples(student: Path, train: Path) -> Examples:
     if not examples:
         raise InputError(f"{train} has no example; name the train.jsonl of a run")
     with tempfile.TemporaryDirectory() as folder:
-        chat_format = write_student_format(student, Path(folder))
-        ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
+        return lengths_of(examples, write_student_format(student, Path(folder)))
+
+
+def lengths_of(examples: Sequence[Example], chat_format: ChatFormat) -> Examples:
+    """Count the examples in the tokens of a student's chat format."""
+    ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
     return Examples(lengths=tuple(len(each) for each, _ in ids), trained=tuple(sum(mask) for _, mask in ids))
 
 
-def _fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[PackedRow, int, float]:
+def fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[PackedRow, int, float]:
     """Return the fullest row of many drawn batches, its batch's number of rows, and the mean tokens of a batch."""
     generator = np.random.default_rng(train.seed)
     size = min(max(1, train.batch_examples // devices), len(examples.lengths))

@@ -1,8 +1,9 @@
-"""Measures how fast a student would train here, by a rehearsal of one and of two of its layers.
+"""Measures how fast a student would train here, by a rehearsal.
 
-They have the student's real sizes and random weights, and are loaded and trained as it would be, on a row of the
-recipe's documents, cut to a length that takes seconds; the difference of their times is what a layer takes, and the
-optimizer is timed on their weights. What longer documents add is attention, which is added by its operations.
+A student of the real sizes with random weights is loaded and trained as it would be, on a row of the recipe's
+documents, cut to a length that takes seconds. If it is large, only some of its layers are, and half as many of them:
+the difference of the two times is what those layers take, and the optimizer is timed on the weights that are there.
+What longer documents add is attention, which is added by its operations.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from distill.training.student import add_adapters, load_trainable
 from distill.training.train_config import TrainConfig
 from toolkit.model.flops import forward_flops
 
-PASSES = 2
+PASSES = 4
 """Timed passes, after one that allocates memory."""
+REHEARSED_WEIGHTS = 200e6
+"""The most weights in the layers of a rehearsal, which has two layers at least."""
 MOST_TOKENS = 1024
 """Of a rehearsal's row, and of its longest document."""
 
@@ -58,12 +61,24 @@ class _Rehearsal:
 def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow) -> TrainingSpeed:
     """Measure this machine."""
     short = _shortened(row)
-    one, two = (_rehearsal(config, train, dtype, short, layers) for layers in (1, 2))
-    layers = config.num_hidden_layers
-    trained = one.trained + (layers - 1) * (two.trained - one.trained)
-    row_s = one.row_s + (layers - 1) * max(two.row_s - one.row_s, 0.0)
+    layers = int(config.num_hidden_layers)
+    most = min(layers, max(2, int(REHEARSED_WEIGHTS // _layer_weights(config))))
+    more = _rehearsal(config, train, dtype, short, most)
+    row_s, update_s = more.row_s, more.update_s
+    if most < layers:
+        fewer = _rehearsal(config, train, dtype, short, most // 2)
+        left_out = (layers - most) / (most - most // 2)  # in layers that the two differ by
+        row_s += left_out * max(more.row_s - fewer.row_s, 0.0)
+        update_s *= 1 + left_out * (more.trained - fewer.trained) / more.trained
     longer = forward_flops(config, _context(row)) / forward_flops(config, _context(short))
-    return TrainingSpeed(token_s=longer * row_s / short.tokens, update_s=two.update_s * trained / two.trained)
+    return TrainingSpeed(token_s=longer * row_s / short.tokens, update_s=update_s)
+
+
+def _layer_weights(config: PretrainedConfig) -> int:
+    few = _of_layers(config, 1)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(few)
+    return sum(weights.numel() for name, weights in model.named_parameters() if ".layers." in name)
 
 
 def _shortened(row: PackedRow) -> PackedRow:
@@ -127,10 +142,7 @@ def _rehearsal(
 
 def _few_layers(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, layers: int) -> Any:
     """Load a student of so many layers, with random weights, as a training loads its own."""
-    few = copy.deepcopy(config)
-    few.num_hidden_layers = layers
-    if getattr(few, "layer_types", None):
-        few.layer_types = few.layer_types[:layers]
+    few = _of_layers(config, layers)
     disable_progress_bar()  # of writing a layer or two
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(few, dtype=dtype).save_pretrained(folder)
@@ -138,6 +150,14 @@ def _few_layers(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype
     if torch.cuda.is_available():
         model.to("cuda")
     return add_adapters(model, train) if train.lora_rank else model
+
+
+def _of_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    few = copy.deepcopy(config)
+    few.num_hidden_layers = layers
+    if getattr(few, "layer_types", None):
+        few.layer_types = few.layer_types[:layers]
+    return few
 
 
 def _finished_at() -> float:

@@ -47,6 +47,8 @@ from toolkit.terminal import say
 
 LOSS = "loss.jsonl"
 CHECKPOINTS, CHECKPOINTS_KEPT = "checkpoints", 1
+SHARDS = "shards"
+"""The folder in a checkpoint of processes that hold shards."""
 VALIDATION_LOSS = "validation_loss"
 MORE = (
     VALIDATION_LOSS,
@@ -306,6 +308,19 @@ def refuse_diverged(model: nn.Module, step: int, args: TrainingArguments) -> Non
     """Raise `InputError` if a weight is not a finite number."""
     if name := not_finite(model):
         raise diverged(f"weights ({name})", step, math.nan, args)
+
+
+def check_shards(checkpoint: Path, *, sharded: bool) -> None:
+    """Raise `InputError` if a checkpoint is of processes that hold shards and this run's do not, or the reverse."""
+    if (checkpoint / SHARDS).is_dir() == sharded:
+        return
+    held, wanted, remedy = "shards (--fsdp)", "a whole student", "add --fsdp"
+    if sharded:
+        held, wanted, remedy = wanted, held, "leave --fsdp out"
+    raise InputError(
+        f"{given_name(checkpoint)} holds {held}, and this training wants {wanted}; {remedy} to resume it, or choose "
+        "another --out"
+    )
 
 
 def _leave_tied_to_their_sources(model: nn.Module) -> None:

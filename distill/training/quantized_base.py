@@ -66,6 +66,9 @@ def load_nf4(folder: Path) -> PreTrainedModel:
     for layer in student.modules():
         if isinstance(layer, Linear4bit):
             layer.support_avx512bf16_for_cpu = False
+    for parameter in student.parameters():
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()  # a view of the file would keep all of it in memory
     return student
 
 

@@ -24,7 +24,6 @@ from transformers import PreTrainedModel
 from distill.students.architectures import check_architecture
 from distill.students.proof import prove_voice
 from distill.training import document_attention
-from distill.training.journal import CHECKPOINTS_KEPT
 from distill.training.optimizers.choice import STATE_BYTES
 from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from distill.training.train_config import TrainConfig
@@ -82,22 +81,19 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
     )
 
 
-def check_room(
-    facts: StudentFacts,
-    folder: Path,
-    *,
-    lora_rank: int,
-    optimizer: str = "adamw",
-    checkpoints_kept: int = CHECKPOINTS_KEPT,
-) -> None:
+def check_room(facts: StudentFacts, folder: Path, config: TrainConfig, *, stages: int = 1) -> None:
     """Raise `InputError` if the disk of `folder` has no room for the trained student and its checkpoints.
 
-    Checkpoints of adapters are small and do not count.
+    `stages`: how many follow each other, each with checkpoints and weights of its own, which stay until the run is
+    finished. Checkpoints of adapters are small and do not count.
     """
+    weights = torch.bfloat16.itemsize
+    checkpoint = best = 0
+    if not config.lora_rank:
+        checkpoint = compute_dtype().itemsize + STATE_BYTES[config.optimizer]
+        best = compute_dtype().itemsize
     # a checkpoint is removed only after a new one is complete
-    checkpoint = 0 if lora_rank else (checkpoints_kept + 1) * (compute_dtype().itemsize + STATE_BYTES[optimizer])
-    best = 0 if lora_rank else compute_dtype().itemsize
-    needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
+    needed = facts.parameters * (stages * (weights + config.checkpoints_kept * checkpoint) + checkpoint + best)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

@@ -40,7 +40,7 @@ from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
+from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_adamw
 from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
 from distill.training.quantized_base import check_quantization
@@ -55,7 +55,7 @@ from distill.training.student import (
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allocator import keep_freed_memory
+from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
@@ -216,6 +216,10 @@ class StudentTrainer(SFTTrainer):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_shards(Path(resume_from_checkpoint), sharded=False)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the validation loss, if it was measured after this very update."""
         if (
@@ -314,6 +318,7 @@ def train(
     plain = load()
     before = saved_digests(plain) if first else {}
     model = _to_train(plain, config)
+    give_freed_memory_back()  # of loading
     trainer = make_trainer(
         model,
         config,
@@ -335,6 +340,7 @@ def train(
     let_go(config.trackers)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
+    give_freed_memory_back()  # merging and saving take other sizes
     whole = trainer.whole_model(lambda: _to_train(load(), config))
     if whole is None:
         return measured

@@ -100,7 +100,7 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(
     )
     assert measured["train_changed_tensors"] > 10
     assert trained_questions(out) == {question_digest(problem) for problem in (*TRAINED, *held_out)}
-    assert set(manifest["outputs"]) == names - {"manifest.json"}
+    assert set(manifest["outputs"]) == names - {"manifest.json", "README.md"}
     assert ChatFormat.from_folder(out).opens_reasoning
     AutoModelForCausalLM.from_pretrained(out)
 
@@ -127,6 +127,7 @@ def test_traces_from_before_are_learned_from_without_the_teacher(tiny_student: P
     distill(config, first, lambda folder: Reciter(folder, PROBLEMS))
     second = replace(config, problems=None, traces=first / "traces.jsonl")
     distill(second, tmp_path / "second", no_decoder)
+    assert f"by the reasoning of `{tiny_student.name}`" in (tmp_path / "second" / "README.md").read_text()
     assert (tmp_path / "second" / "train.jsonl").read_text() == (first / "train.jsonl").read_text()
     assert (tmp_path / "second" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
 

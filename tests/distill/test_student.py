@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distill.training.student import StudentFacts, check_room, check_student, count_changed, saved_digests
+from tests.distill.test_train import tiny_recipe
 from toolkit.errors import InputError
+from toolkit.model.precision import compute_dtype
 
 
 @pytest.fixture
@@ -91,11 +94,23 @@ def test_a_whole_student_is_measured(student: Path) -> None:
 
 
 def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
-    check_room(StudentFacts(parameters=1000, max_tokens=512), tmp_path, lora_rank=0)
+    check_room(StudentFacts(parameters=1000, max_tokens=512), tmp_path, tiny_recipe())
     large = StudentFacts(parameters=10**15, max_tokens=512)
     for rank in (0, 8):
         with pytest.raises(InputError, match=r"need [\d.]+ GB on the disk of .*, which has [\d.]+ GB free"):
-            check_room(large, tmp_path, lora_rank=rank)
+            check_room(large, tmp_path, replace(tiny_recipe(), lora_rank=rank))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_each_stage_of_a_run_needs_room_for_weights_and_checkpoints_of_its_own(lora: bool, tmp_path: Path) -> None:
+    needed = []
+    for stages in (1, 2):
+        recipe = replace(tiny_recipe(), lora_rank=8 if lora else 0, checkpoints_kept=2)
+        with pytest.raises(InputError, match="need ") as refused:
+            check_room(StudentFacts(parameters=10**15, max_tokens=512), tmp_path, recipe, stages=stages)
+        needed.append(float(str(refused.value).split(" need ")[1].split()[0]) / 1e6)
+    width = compute_dtype().itemsize
+    assert needed[1] - needed[0] == pytest.approx(2 if lora else 2 + 2 * (width + 12)), "bytes a weight"
 
 
 def test_a_change_counts_where_it_is_saved() -> None:

@@ -18,7 +18,7 @@ from distill.pipeline import demo
 from distill.training import document_attention
 from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
+from distill.training.journal import CHECKPOINTS, LOSS, SHARDS, TrainingJournal, check_shards
 from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.student import save_student
 from distill.training.train import collate, tokenize, train, trainer_arguments, within
@@ -350,6 +350,19 @@ def test_a_run_whose_numbers_end_stops_there_and_keeps_its_checkpoint(
     monkeypatch.setattr(LossForward, "__call__", forward)
     train(tiny_student, examples(24), tiny_recipe(), tmp_path)  # goes on from there
     assert len(losses(tmp_path)) == 6
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe(), checkpoint_every_s=0.0)
+    train(tiny_student, examples(8), recipe, tmp_path)
+    (checkpoint,) = (tmp_path / CHECKPOINTS).glob("checkpoint-*")
+    with pytest.raises(
+        InputError, match=r"checkpoint-\d holds a whole student, and .* wants shards .*leave --fsdp out"
+    ):
+        check_shards(checkpoint, sharded=True)
+    (checkpoint / SHARDS).mkdir()
+    with pytest.raises(InputError, match=r"checkpoint-\d holds shards \(--fsdp\), and .* a whole student; add --fsdp"):
+        train(tiny_student, examples(8), recipe, tmp_path)
 
 
 def test_a_rate_that_tears_the_weights_apart_is_an_error(tiny_student: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_manifest_names_every_file_with_its_digest_and_the_parity(
     config: ExportConfig, manifest: dict[str, Any]
 ) -> None:
     names = {path.name for path in config.out.iterdir()}
-    assert names == {*manifest["outputs"], "manifest.json"}
+    assert names == {*manifest["outputs"], "manifest.json", "README.md"}
     assert {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "chat_template.jinja"} <= names
     for name, facts in manifest["outputs"].items():
         assert facts["sha256"] == file_digest(config.out / name)

@@ -79,7 +79,7 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(
     last = "layers.1" if method == "gptq" else "layers.0"
     assert f"export: resuming after {last}; " in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
-    assert {path.name for path in out.iterdir()} == {*manifest["outputs"], "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {*manifest["outputs"], "manifest.json", "README.md"}
     for name in ("model.onnx", "model.onnx.data"):
         assert file_digest(out / name) == file_digest(config.out / name), name
 

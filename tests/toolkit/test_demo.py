@@ -71,6 +71,10 @@ def test_the_line_runs_from_problems_to_report_and_a_second_time_does_nothing(
     assert sized_to in ledger_table(ledger)
     assert sized_to in ledger_markdown(ledger)
 
+    for made_here in ("student", "int4"):
+        card = (out / made_here / "README.md").read_text()
+        assert f"| {len(FAMILIES)} (digest {ledger.problems_digest}) | 1 sample a problem, greedy" in card
+
     before = made(out)
     assert len(before) == 6
     assert demo(config, out, open_decoder, minutes=20) == ledger

@@ -20,6 +20,7 @@ from toolkit.figures.ledger import (
     read_evaluation,
     write_ledger,
 )
+from toolkit.figures.report import evaluation_folders
 from toolkit.records import Problem, Verdict, write_records
 from toolkit.runs import Stage, finish, partial_folder
 
@@ -125,6 +126,26 @@ def test_the_ledger_file_has_each_row_with_what_was_measured(folders: dict[str, 
         assert row == read_evaluation(folders[name]).to_dict()
     assert value == ledger.to_dict()
     assert [p.name for p in tmp_path.iterdir()] == ["ledger.json"]
+
+
+def test_students_that_learned_further_stand_between_the_student_and_int4_and_are_compared_with_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    further = {name: write_evaluation(tmp_path / name, right) for name, right in (("on_policy", 34), ("rl", 36))}
+    ledger = build_ledger({**folders, **further})
+    gains = {(each.row, each.against): each.difference for each in ledger.comparisons}
+    assert gains["on_policy", "student"] == pytest.approx(0.1) and gains["rl", "student"] == pytest.approx(0.15)
+    assert "| Reinforced student | 90.0 % " in ledger_markdown(ledger)
+    assert list(evaluation_folders(_side_by_side(tmp_path / "eval", {**folders, **further}))) == [
+        *("teacher", "base", "student", "on_policy", "rl", "int4")
+    ]
+
+
+def _side_by_side(root: Path, folders: dict[str, Path]) -> Path:
+    root.mkdir()
+    for name, folder in folders.items():
+        (root / name).symlink_to(folder)
+    return root
 
 
 def test_comparisons_are_paired(folders: dict[str, Path]) -> None:

@@ -61,6 +61,20 @@ def test_a_run_gets_its_ledger_and_its_report_in_the_order_of_the_story(run: Pat
     assert sorted(path.name for path in run.iterdir()) == ["eval", "ledger.json", "report.html", "student"]
 
 
+def test_scores_of_several_samples_are_rows_of_the_page(tmp_path: Path) -> None:
+    for name, right in (("student", 30), ("rl", 34)):
+        write_evaluation(tmp_path / "eval" / name, right)
+        path = tmp_path / "eval" / name / "manifest.json"
+        value = json.loads(path.read_text())
+        value["measured"]["protocol"]["samples"] = 4
+        value["measured"]["at_k"] = {"pass@4": {"accuracy": 0.875, "interval": [0.8, 0.95], "problems": 40}}
+        path.write_text(json.dumps(value))
+    report_run(tmp_path)
+    texts = Page((tmp_path / "report.html").read_text()).texts
+    assert {"Avg@4", "pass@4", "87.5 %", "Reinforced student"} <= set(texts)
+    assert "The reinforced student solves " in "".join(texts)
+
+
 def test_the_page_refers_to_nothing_outside_itself(run: Path) -> None:
     source = (run / "report.html").read_text()
     page = Page(source)

@@ -23,7 +23,7 @@ from toolkit.figures.tables import percent
 WIDTH_IN = 7.6
 _STANDS_FOR = {"ink": "#010101", "muted": "#020202", "rule": "#030303"}
 _ROW_COLORS = {"teacher": "#050505", "base": "#060606", "student": "#070707", "int4": "#080808", "other": "#090909"}
-_MARKERS = {"teacher": "s", "base": "o", "student": "D", "int4": "^"}
+_MARKERS = {"teacher": "s", "base": "o", "student": "D", "logits": "<", "on_policy": ">", "rl": "P", "int4": "^"}
 _STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "svg.fonttype": "none",
     "text.parse_math": False,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,9 +30,24 @@ from toolkit.runs import read_manifest, replace_text, versions
 from toolkit.terminal import counted
 
 PROBLEMS, TRACES, VERDICTS, FAILED = "problems.jsonl", "traces.jsonl", "verdicts.jsonl", "failed.jsonl"
-TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
-"""Rows that the toolkit itself makes, in the order in which it makes them."""
-COMPARED = (("student", "base"), ("student", "teacher"), ("int4", "student"))
+TITLES = {
+    "teacher": "Teacher",
+    "base": "Base student",
+    "student": "Distilled student",
+    "logits": "Student by logits",
+    "on_policy": "On-policy student",
+    "rl": "Reinforced student",
+    "int4": "int4 student",
+}
+"""Rows of what the toolkit makes, in the order in which it makes them; `toolkit demo` makes four of them."""
+COMPARED = (
+    ("student", "base"),
+    ("student", "teacher"),
+    ("logits", "student"),
+    ("on_policy", "student"),
+    ("rl", "student"),
+    ("int4", "student"),
+)
 
 
 class Score(TypedDict):
@@ -255,28 +270,37 @@ def sampling_text(protocol: Mapping[str, Any]) -> str:
 
 
 def _stage_cells(ledger: Ledger) -> list[list[str]]:
-    """Return the table of stages; with k > 1 samples a problem, accuracy is called what it is then, avg@k."""
-    samples, rows = ledger.protocol["samples"], ledger.rows
-    at_k = list(dict.fromkeys(name for row in rows.values() for name in row.at_k))
-    accuracy = "accuracy" if samples == 1 else f"avg@{samples}"
-    header = ["stage", accuracy, *at_k, "thinking tokens", "truncated", "tokens/s", "weights"]
-    return [header, *(_cells(name, row, at_k) for name, row in rows.items())]
+    """Return the table of stages."""
+    at_k = names_at_k(ledger.rows.values())
+    header = ["stage", accuracy_name(ledger), *at_k, "thinking tokens", "truncated", "tokens/s", "weights"]
+    return [header, *(_cells(name, row, at_k) for name, row in ledger.rows.items())]
+
+
+def accuracy_name(ledger: Ledger) -> str:
+    """Return what accuracy is called: with k > 1 samples a problem it is avg@k, their mean."""
+    samples = ledger.protocol["samples"]
+    return "accuracy" if samples == 1 else f"avg@{samples}"
+
+
+def names_at_k(rows: Iterable[Evaluation]) -> list[str]:
+    """Return the scores of several samples that some row has, such as pass@8 and maj@8."""
+    return list(dict.fromkeys(name for row in rows for name in row.at_k))
+
+
+def score_text(score: Score) -> str:
+    return f"{percent(score['accuracy'])} [{interval_text(score['interval'])}]"
 
 
 def _cells(name: str, row: Evaluation, at_k: Sequence[str]) -> list[str]:
     return [
         title(name),
         f"{percent(row.accuracy)} [{interval_text(row.interval)}]",
-        *(_score(row.at_k[one]) if one in row.at_k else "–" for one in at_k),
+        *(score_text(row.at_k[one]) if one in row.at_k else "–" for one in at_k),
         "–" if row.mean_reasoning_tokens is None else f"{row.mean_reasoning_tokens:.0f}",
         percent(row.truncation_rate),
         speed(row.tokens_per_s),
         megabytes(row.bytes),
     ]
-
-
-def _score(score: Score) -> str:
-    return f"{percent(score['accuracy'])} [{interval_text(score['interval'])}]"
 
 
 def _family_cells(ledger: Ledger) -> list[list[str]]:

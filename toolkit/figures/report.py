@@ -23,9 +23,11 @@ from toolkit.figures.ledger import (
     Evaluation,
     Ledger,
     Outcome,
+    accuracy_name,
     build_ledger,
     comparison_sentence,
     megabytes,
+    names_at_k,
     protocol_line,
     read_outcomes,
     speed,
@@ -38,6 +40,10 @@ from toolkit.records import read_jsonl, read_object
 from toolkit.runs import replace_text
 from toolkit.terminal import counted
 
+FURTHER = ("logits", "on_policy", "rl")
+"""Rows of students that learned in another way than from texts alone."""
+COLORED = ("teacher", "base", "student", "int4")
+"""Rows with a colour of their own in the page's style."""
 LEDGER, REPORT = "ledger.json", "report.html"
 MARKS = {
     "correct": "right",
@@ -128,6 +134,11 @@ def _headline(ledger: Ledger) -> str:
         sentences.append(
             f"The distilled student solves <b>{percent(rows['student'].accuracy)}</b> of the problems{before}."
         )
+    for name in FURTHER:
+        if name in rows:
+            sentences.append(
+                f"The {title(name)[0].lower()}{title(name)[1:]} solves <b>{percent(rows[name].accuracy)}</b>."
+            )
     if "int4" in rows:
         int4 = rows["int4"]
         kept = (
@@ -169,9 +180,10 @@ def _table(ledger: Ledger) -> str:
     rows = list(ledger.rows.values())
     lines: list[tuple[str, list[str]]] = [
         (
-            "Accuracy",
+            accuracy_name(ledger).capitalize(),
             [f"<b>{percent(row.accuracy)}</b><br><small>{interval_text(row.interval)}</small>" for row in rows],
         ),
+        *((name, [_at_k(row, name) for row in rows]) for name in names_at_k(rows)),
         *_family_lines(rows),
         ("Thinking tokens, mean", [_mean(row.mean_reasoning_tokens) for row in rows]),
         ("Completion tokens, mean", [_mean(row.mean_completion_tokens) for row in rows]),
@@ -197,6 +209,11 @@ def _family_lines(rows: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]
             for score in scores
         ]
         yield text(family.replace("_", " ")), cells
+
+
+def _at_k(row: Evaluation, name: str) -> str:
+    score = row.at_k.get(name)
+    return f"{percent(score['accuracy'])}<br><small>{interval_text(score['interval'])}</small>" if score else "–"
 
 
 def _batch_speed(row: Evaluation) -> str:
@@ -263,4 +280,4 @@ def _protocol(ledger: Ledger) -> str:
 
 
 def _color_name(name: str) -> str:
-    return name if name in TITLES else "other"
+    return name if name in COLORED else "other"

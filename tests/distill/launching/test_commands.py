@@ -110,6 +110,14 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "a batch of 16 examples cannot be divided among 17 processes; use at most 16",
     ),
     "workers without Ray": (["--workers", "2"], "--workers is for --engine ray; add that, or leave it out"),
+    "logits of several": (
+        ["--logits", "on-policy", "--processes", "2"],
+        "distillation by logits (on_policy) trains in one process, and --processes 2 asks for several; leave",
+    ),
+    "logits of Ray": (
+        ["--logits", "teacher", "--engine", "ray"],
+        "distillation by logits (teacher) trains in one process, and --engine ray asks for several; leave --engine out",
+    ),
     "both": (["--engine", "ray", "--processes", "2"], "--engine ray has --workers; leave one of them out"),
 }
 

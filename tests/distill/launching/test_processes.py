@@ -129,6 +129,23 @@ def test_a_killed_process_ends_the_run_and_the_same_command_resumes(
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@DEAR
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_checkpoint_of_shards_is_resumed_by_shards_and_one_of_a_whole_student_by_a_whole_one(
+    sharded: bool, tiny_student: Path, tmp_path: Path
+) -> None:
+    watcher = when(2, tmp_path, lambda: os.kill(os.getpid(), signal.SIGINT))
+    trainers = [by_processes(2, sharded=True), train]
+    with pytest.raises(KeyboardInterrupt):
+        trainers[not sharded](tiny_student, MADE, recipe(epochs=4), tmp_path, [])
+    watcher.join()
+    named = (
+        r"checkpoint-\d holds shards .*; add --fsdp to" if sharded else r"checkpoint-\d holds a .*; leave --fsdp out"
+    )
+    with pytest.raises(InputError, match=named):
+        trainers[sharded](tiny_student, MADE, recipe(epochs=4), tmp_path, [])
+
+
 def test_ctrl_c_stops_all_processes_after_an_update(tiny_student: Path, tmp_path: Path) -> None:
     settings = recipe(epochs=4)
     watcher = when(2, tmp_path, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -13,6 +13,7 @@ from distill.planning.footprint import Footprint, PackedRow, footprint, meta_mod
 from distill.planning.known_shapes import known_names
 from distill.planning.training_plan import shape_of
 from distill.recipes.distill_recipe import shipped_recipe
+from distill.training import document_attention
 from distill.training.document_attention import Documents
 from distill.training.student import add_adapters, load_trainable
 from distill.training.train_config import TrainConfig
@@ -46,7 +47,12 @@ def kept_in_fact(student: Path, lora: bool) -> int:
 
 
 @pytest.mark.parametrize("train", [TRAIN, LORA], ids=["all weights", "LoRA"])
-def test_what_is_counted_without_memory_is_what_autograd_keeps(tiny_student: Path, train: TrainConfig) -> None:
+@pytest.mark.parametrize("kernel", ["ours", "torch's"])
+def test_what_is_counted_without_memory_is_what_autograd_keeps(
+    tiny_student: Path, train: TrainConfig, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel != "ours":
+        monkeypatch.setattr(document_attention, "LONG", 60)  # as rows with long documents
     config = AutoConfig.from_pretrained(tiny_student)
     dtype = next(load_trainable(tiny_student).parameters()).dtype
     planned = saved_bytes(meta_model(config, train, dtype), config, train, ROW, dtype)
@@ -86,7 +92,7 @@ def test_each_way_to_save_memory_saves_what_it_promises() -> None:
 
     def planned(shards: int = 1, rows: int = 1, **changes: object) -> Footprint:
         train = replace(TRAIN, **changes)  # type: ignore[arg-type]
-        return footprint(config, train, torch.bfloat16, row, rows=rows, shards=shards, program=0.0)
+        return footprint(config, train, torch.bfloat16, row, rows=rows, shards=shards, program=0.0, in_heap=False)
 
     whole, lora = planned(), planned(lora_rank=16)
     parameters = sizes_of(meta_model(config, TRAIN, torch.bfloat16), TRAIN).parameters

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distill.planning.devices import UTILISATION, device
-from distill.planning.training_plan import Examples, _fullest_row, equal_examples, plan_training, shape_of
+from distill.planning.training_plan import Examples, equal_examples, fullest_row, plan_training, shape_of
 from distill.recipes.distill_recipe import shipped_recipe
 from toolkit.cli.main import main
 from toolkit.model.flops import forward_flops
@@ -19,13 +19,13 @@ TRAIN = shipped_recipe().train
 SEVEN = "Qwen/Qwen2.5-7B-Instruct"
 
 
-def test_the_fullest_row_is_within_the_recipes_and_holds_the_longest_example() -> None:
+def test_thefullest_row_is_within_the_recipes_and_holds_the_longest_example() -> None:
     train = replace(TRAIN, batch_examples=4, row_tokens=100)
     examples = Examples(lengths=(30, 40, 50, 160, 20, 60), trained=(20, 30, 40, 150, 10, 50))
-    row, rows, tokens = _fullest_row(examples, train, devices=1)
+    row, rows, tokens = fullest_row(examples, train, devices=1)
     assert row.lengths == (160,) and row.trained_tokens == 150 and rows >= 2
     assert 4 * 20 < tokens < 4 * 160
-    equal, count, mean = _fullest_row(equal_examples(40, 50), train, devices=1)
+    equal, count, mean = fullest_row(equal_examples(40, 50), train, devices=1)
     assert (equal.tokens, count, mean) == (100, 2, 200)
 
 

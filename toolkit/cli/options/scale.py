@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import Options
@@ -11,6 +12,7 @@ from toolkit.cli.options.values import Parser, add_flag, count_of
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
+    from distill.planning.memory_check import CheckMemory, Division
     from distill.training.train import Train
     from distill.training.train_config import TrainConfig
 
@@ -50,6 +52,7 @@ def add_scale_options(parser: Parser) -> None:
     )
     group.add_argument("--workers", type=count_of, metavar="N", help="Ray's workers, one for each GPU; default: 1")
     add_ray_address(group)
+    add_flag(group, "--force", "train even if toolkit plan counts more memory than this machine has free")
 
 
 def recipe_changes(options: Options) -> dict[str, Any]:
@@ -83,24 +86,51 @@ def check_scale(options: Options, recipe: TrainConfig) -> None:
         raise InputError("--fsdp divides a student among processes, and there is one; add --processes 2 or more")
 
 
-def check_training(options: Options, recipe: TrainConfig) -> None:
-    """Refuse what the options and the recipe together show to be wrong, before the teacher is asked."""
+def check_training(options: Options, recipe: TrainConfig, *, alone: str = "") -> None:
+    """Refuse what the options and the recipe together show to be wrong, before the teacher is asked.
+
+    `alone`: what one process does by itself, in a person's words; empty if all of the training may be divided.
+    """
     from distill.launching.shared_job import check_processes
     from distill.launching.torchrun import processes_started
 
-    in_ray = options.engine == RAY
-    processes = (options.workers or 1) if in_ray else options.processes or processes_started()
-    check_processes(recipe, processes, sharded=options.fsdp, here=not in_ray and processes_started() == 1)
+    in_ray, started = options.engine == RAY, processes_started()
+    processes = (options.workers or 1) if in_ray else options.processes or started
+    if alone and (in_ray or processes > 1):
+        asked, remedy = f"--processes {processes} asks", "leave --processes out"
+        if in_ray:
+            asked, remedy = "--engine ray asks", "leave --engine out"
+        elif started > 1:
+            asked, remedy = f"torchrun, which started {started}, asks", "start the command without torchrun"
+        raise InputError(f"{alone} trains in one process, and {asked} for several; {remedy}")
+    check_processes(recipe, processes, sharded=options.fsdp, here=not in_ray and started == 1)
+
+
+def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int) -> CheckMemory | None:
+    """Return what refuses a student that this machine is too small for; None with --force or Ray's machines."""
+    from distill.planning.memory_check import check_least
+
+    if options.force or options.engine == RAY:
+        return None
+    return partial(check_least, train=recipe, max_tokens=max_tokens, division=_division(options))
 
 
 def trainer_of(options: Options) -> Train:
-    """Return what trains the student as the options say."""
-    from distill.launching.torchrun import by_torchrun, processes_started
-
+    """Return what trains the student as the options say, if the machine is large enough."""
     if options.engine == RAY:
         from distill.launching.ray_train import by_ray
 
         return by_ray(workers=options.workers or 1, sharded=options.fsdp, address=ray_address(options))
+    if options.force:
+        return _trainer_here(options)
+    from distill.planning.memory_check import within_memory
+
+    return within_memory(_trainer_here(options), _division(options))
+
+
+def _trainer_here(options: Options) -> Train:
+    from distill.launching.torchrun import by_torchrun, processes_started
+
     if processes_started() > 1:
         return by_torchrun(sharded=options.fsdp)
     if options.processes and options.processes > 1:
@@ -110,3 +140,13 @@ def trainer_of(options: Options) -> Train:
     from distill.training.train import train
 
     return train
+
+
+def _division(options: Options) -> Division:
+    from distill.launching.torchrun import processes_started
+    from distill.planning.memory_check import Division
+
+    started = processes_started()
+    everywhere = started if started > 1 else options.processes or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", everywhere)) if started > 1 else everywhere
+    return Division(here=here, shards=everywhere if options.fsdp else 1, everywhere=everywhere)

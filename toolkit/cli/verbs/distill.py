@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
-from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
+from toolkit.cli.options.scale import (
+    add_scale_options,
+    check_scale,
+    check_training,
+    memory_check,
+    recipe_changes,
+    trainer_of,
+)
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_recipe_options,
@@ -148,7 +155,8 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         reading=reading_of(options),
         logits=chosen_logits(resolved.recipe.logits, (options.logits or "").replace("-", "_")),
     )
-    check_training(options, config.train)
+    alone = f"distillation by logits ({config.logits.source})" if config.logits else ""
+    check_training(options, config.train, alone=alone)
     if config.traces is None and not is_endpoint(config.teacher):
         asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
         own = own_if_left_out(asked, config.teacher, resolve(config.teacher))
@@ -161,6 +169,7 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         *(opening if options.load_in else (open_decoder,)),
         retry_failed=options.retry_failed,
         train=trainer_of(options),
+        check_memory=memory_check(options, config.train, max_tokens=config.max_tokens),
     )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
