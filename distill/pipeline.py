@@ -6,6 +6,7 @@
     ├── validation.jsonl                                 examples whose loss is measured during training
     ├── trained_on.json                                  the training questions, which `eval` leaves out
     ├── dropped.jsonl  drops.json                        why each other trace was dropped, and the counts by reason
+    ├── rl.jsonl                                        losses and rewards of reinforcement, if there was any
     ├── loss.jsonl  events.out.tfevents.student          the loss curve, for TensorBoard too
     ├── recipe.yaml                                      what the run was made with, to be read by --recipe
     ├── config.json  model.safetensors  tokenizer.json … the student
@@ -25,17 +26,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
+from distill.curation.chosen import is_chosen
 from distill.curation.curate import Curation, curate
+from distill.curation.judged import check_judgeable, judged
 from distill.curation.reasons import DROPPED, DROPS_FILE
+from distill.given_traces import answers_to, traces_from_before
 from distill.logits.logits_config import LogitsConfig
 from distill.logits.logits_stage import ROOM, LogitsStage
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
-from distill.problems.problem_set import is_without_reference, problems_digest, read_problems
-from distill.problems.sources import check_traces
+from distill.problems.problem_set import problems_digest, read_problems
 from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
 from distill.recipes.distill_recipe import RESOLVED, SAMPLING, DistillRecipe, recipe_text, shipped_recipe
+from distill.reinforcement.rl_config import RlConfig
+from distill.reinforcement.rl_stage import ROOM as RL_ROOM
+from distill.reinforcement.rl_stage import RlStage
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
@@ -43,12 +48,11 @@ from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student
 from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
-from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.ledger import FAILED, PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder, Sampling, check_samples
-from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_jsonl, read_records, write_records
+from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import (
     Stage,
     check_out,
@@ -99,6 +103,8 @@ class DistillConfig:
     train: TrainConfig
     logits: LogitsConfig | None = None
     """How the student learns from the teacher's distribution; None: from its texts alone."""
+    rl: RlConfig | None = None
+    """How the student is reinforced after all else; None: it is not."""
 
 
 def configured(recipe: DistillRecipe) -> DistillConfig:
@@ -124,6 +130,7 @@ def configured(recipe: DistillRecipe) -> DistillConfig:
         seed=recipe.seed,
         train=recipe.train,
         logits=recipe.logits,
+        rl=recipe.rl,
     )
 
 
@@ -162,7 +169,7 @@ def distill(
     check_samples(config.samples, config.sampling.temperature)
     check_recipe(config.train)
     check_out(out)
-    known = _traces_from_before(config)
+    known = traces_from_before(config.traces, config.problems)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     teacher = find_teacher(config.teacher, out, open_decoder, opened, answers=config.traces is None)
     student = resolve(config.student)
@@ -176,8 +183,8 @@ def distill(
         write_student_card(out, student)
         return out
     problems, test_problems = _problems(config, given)
-    check_gradable(problems)
-    folder, student_format = _begin(config, student, problems, out, stage, check_memory)
+    check_judgeable(problems)
+    folder, student_format, rl = _begin(config, student, problems, out, stage, check_memory)
     logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
     write_records(folder / PROBLEMS, problems)
 
@@ -194,20 +201,19 @@ def distill(
             retry_failed=retry_failed,
         ).traces
     else:
-        traces = _answers(known, problems, config)
+        assert config.traces is not None
+        traces = answers_to(problems, known, config.traces, config.problems)
         write_records(folder / TRACES, traces)
     traces_s = time.monotonic() - begun
-    by_id = {problem.id: problem for problem in problems}
-    chosen = config.traces is not None and is_chosen(config.traces)
-    verdicts = [chosen_verdict(trace) if chosen else grade(by_id[trace.problem_id], trace) for trace in traces]
+    verdicts = judged(problems, traces, chosen=config.traces is not None and is_chosen(config.traces))
     write_records(folder / VERDICTS, verdicts)
     curation = _curate(config, problems, traces, verdicts, student_format)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     replace_text(folder / DROPS_FILE, json.dumps(counts, indent=1) + "\n")
-    examples, validation = _write_training_set(curation, problems, student, folder)
+    examples, validation = _write_training_set(curation, problems, student, folder, rl.problems if rl else ())
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
-    measured = _train(config, train, logits, student, examples, validation, traces, folder)
+    measured = _train(config, train, logits, rl, student, examples, validation, traces, folder)
     finish(
         folder,
         out,
@@ -216,7 +222,7 @@ def distill(
         | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": sum(verdict.correct for verdict in verdicts), "traces_seconds": traces_s}
         | measured,
-        scratch=(CHECKPOINTS, ROOM),
+        scratch=(CHECKPOINTS, ROOM, RL_ROOM),
     )
     write_student_card(out, student)
     return out
@@ -229,8 +235,14 @@ def _begin(
     out: Path,
     stage: Stage,
     check_memory: Callable[[Path], None] | None,
-) -> tuple[Path, ChatFormat]:
-    """Check the student, and the room for it, and return the folder of the run and the student's chat format."""
+) -> tuple[Path, ChatFormat, RlStage | None]:
+    """Check the student, and the room for it; return the folder of the run, the student's chat format, and how it is
+    reinforced."""
+    if config.rl and config.train.lora_kept_apart:
+        raise InputError(
+            "train.lora_kept_apart keeps what the student learned from traces apart, and reinforcement goes on from a "
+            "whole student; leave it out, or reinforce the student in a run of its own (--stage rl)"
+        )
     say(f"distill: checking the student {config.student}")
     recipe = config.train
     facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
@@ -238,25 +250,28 @@ def _begin(
         check_memory(student)
     folder = partial_folder(out, stage)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    check_room(facts, folder, recipe, stages=2 if config.logits and config.logits.source == "on_policy" else 1)
+    later = [config.logits is not None and config.logits.source == "on_policy", config.rl is not None]
+    check_room(facts, folder, recipe, stages=1 + sum(later))
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
-    return folder, student_format
+    rl = RlStage(config=config.rl, training=recipe, problems=of_split(problems, "train")) if config.rl else None
+    return folder, student_format, rl.check(student_format, facts.max_tokens) if rl else None
 
 
 def _train(
     config: DistillConfig,
     supervised: Train,
     logits: LogitsStage | None,
+    rl: RlStage | None,
     student: Path,
     examples: Sequence[Example],
     validation: Sequence[Example],
     traces: Sequence[Trace],
     folder: Path,
 ) -> dict[str, Any]:
-    """Train the student on the examples, on the teacher's distribution, or on one after the other; return what was
-    measured."""
+    """Train the student on the examples, on the teacher's distribution, or on one after the other, and reinforce it;
+    return what was measured."""
     measured: dict[str, Any] = {}
     if not logits or not logits.replaces_supervised:
         learned = supervised(student, examples, config.train, folder, validation)
@@ -266,6 +281,8 @@ def _train(
         learned = logits.run(student, examples, hashes, config.train, folder, validation)
         prefix = "train" if logits.replaces_supervised else ROOM
         measured |= {f"{prefix}_{name}": value for name, value in learned.items()}
+    if rl:
+        measured |= {f"rl_{name}": value for name, value in rl.run(folder, folder).items()}
     return measured
 
 
@@ -275,8 +292,9 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     values: dict[str, Any] = asdict(config) | {"train": config.train.given()}
     for name in ("problems", "reading", "traces"):
         del values[name]
-    if config.logits is None:  # runs of versions without it stay what they are
-        del values["logits"]
+    for name in ("logits", "rl"):
+        if values[name] is None:  # runs of versions without it stay what they are
+            del values[name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
     names = {"teacher": teacher.name, "student": config.student}
     if given is not None:
@@ -284,14 +302,6 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     if config.traces is not None:
         inputs["traces"], names["traces"] = file_digest(config.traces), str(config.traces)
     return Stage(name="distill", config=values, inputs=inputs, names=names)
-
-
-def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
-    """Read the traces file, if one is named; raises `InputError` if it cannot be trained on."""
-    if config.traces is None:
-        return None
-    check_traces(config.traces, config.problems)
-    return chosen_traces(config.traces) if is_chosen(config.traces) else read_records(config.traces, Trace)
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
@@ -318,34 +328,6 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     return to_learn_from(given), test_problems
 
 
-def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillConfig) -> list[Trace]:
-    """Return the traces, without those whose problems have no reference; raises `InputError` if one of them answers
-    none of the problems."""
-    known = {problem.id for problem in problems}
-    if unknown := {trace.problem_id for trace in traces} - known:
-        unverifiable = unknown & _without_reference(config)
-        traces, all_traces = [trace for trace in traces if trace.problem_id not in unverifiable], traces
-        if len(traces) < len(all_traces):
-            left_out = counted(len(all_traces) - len(traces), "trace")
-            say(f"traces: {left_out} of problems without a reference, which cannot be verified, left out")
-    for trace in traces:
-        if trace.problem_id not in known:
-            raise InputError(
-                f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}; name the file of "
-                "its problems with --problems"
-            )
-    return traces
-
-
-def _without_reference(config: DistillConfig) -> set[str]:
-    """Return the ids of problems beside the traces that have no reference."""
-    assert config.traces is not None
-    beside = config.traces.with_name(PROBLEMS)
-    if config.problems is not None or not beside.is_file():
-        return set()
-    return {values["id"] for _, values in read_jsonl(beside) if is_without_reference(values)}
-
-
 def _curate(
     config: DistillConfig,
     problems: Sequence[Problem],
@@ -368,15 +350,18 @@ def _curate(
 
 
 def _write_training_set(
-    curation: Curation, problems: Sequence[Problem], student: Path, folder: Path
+    curation: Curation, problems: Sequence[Problem], student: Path, folder: Path, also: Sequence[Problem]
 ) -> tuple[list[Example], list[Example]]:
-    """Write and return the training and the validation examples; raises `InputError` if there is none to train on."""
+    """Write and return the training and the validation examples; raises `InputError` if there is none to train on.
+
+    `also`: problems that are learned from in another way.
+    """
     held_out = {problem.id for problem in of_split(problems, "validation")}
     examples = [example for example in curation.examples if example.problem_id not in held_out]
     validation = [example for example in curation.examples if example.problem_id in held_out]
     write_records(folder / TRAIN, examples)
     write_records(folder / VALIDATION, validation)
-    write_trained_on(folder, [*examples, *validation], student)
+    write_trained_on(folder, [*examples, *validation, *also], student)
     write_records(folder / DROPPED, curation.dropped)
     say(curation.summary())
     if validation:

@@ -109,7 +109,7 @@ def question_digest(asked: Asked) -> str:
     return content_hash(Asked(question=asked.question, history=said).transcript)
 
 
-def write_trained_on(folder: Path, examples: Iterable[Example], student: Path) -> None:
+def write_trained_on(folder: Path, examples: Iterable[Asked], student: Path) -> None:
     """Write the digests of the examples' questions and of those that the student was trained on before."""
     questions = {question_digest(example) for example in examples} | (trained_questions(student) or set())
     replace_text(folder / TRAINED_ON, json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n")

@@ -65,8 +65,9 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
     from distill.training import completion_loss, document_attention
     from distill.training.completion_loss import IGNORED, LossForward
     from distill.training.optimizers.choice import make_adamw
+    from distill.training.packed_rows import collate
     from distill.training.student import load_trainable
-    from distill.training.train import _to_train, collate
+    from distill.training.train import _to_train
 
     if not variant.long_attention:
         document_attention.LONG = NO_BOUND

@@ -62,7 +62,16 @@ TORCHTUNE = {"QLoRA": (7.4, 2413), "LoRA": (16.2, 3083)}
 def planned(name: str, settings: dict[str, Any], *, tokens: int, trained: int, shards: int = 1) -> Footprint:
     row = PackedRow(lengths=(TOKENS,) * (tokens // TOKENS), trained_tokens=trained)
     train = replace(BASE, **settings)
-    return footprint(shape_of(name), train, torch.bfloat16, row, rows=1, shards=shards, program=GPU_PROGRAM_BYTES)
+    return footprint(
+        shape_of(name),
+        train,
+        torch.bfloat16,
+        row,
+        rows=1,
+        shards=shards,
+        program=GPU_PROGRAM_BYTES,
+        in_heap=False,
+    )
 
 
 def sizes() -> str:

@@ -144,8 +144,7 @@ def _plan(case: Case, folder: Path) -> dict[str, float]:
     (folder / "format").mkdir()
     chat_format = write_student_format(folder / "student", folder / "format")
     ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in _examples(case)]
-    examples = Examples(lengths=tuple(len(each) for each, _ in ids), trained=tuple(sum(mask) for _, mask in ids))
-    found = plan_training(shape_of(str(folder / "student")), _config(case), examples)
+    found = plan_training(shape_of(str(folder / "student")), _config(case), Examples.tokenized(ids))
     return {"peak": found.footprint.peak, "speed": found.tokens_per_s}
 
 

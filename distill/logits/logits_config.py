@@ -135,10 +135,3 @@ USUAL: Mapping[str, LogitsConfig] = MappingProxyType(
     }
 )
 """The configuration of each source."""
-
-
-def chosen_logits(section: LogitsConfig | None, source: str) -> LogitsConfig | None:
-    """Return a recipe's section, or the usual values of another source if one is named."""
-    if not source or (section and section.source == source):
-        return section
-    return USUAL[source]

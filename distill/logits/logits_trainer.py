@@ -31,7 +31,8 @@ from distill.logits.rollouts import Writer
 from distill.logits.vocabularies.bridge import Bridge
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
-from distill.training.train import StudentTrainer, collate, packed
+from distill.training.packed_rows import collate, packed
+from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example
@@ -56,21 +57,27 @@ def teachers_turns(examples: Sequence[Example], chat_format: ChatFormat, sources
 
 
 def rows_of(
-    turns: Sequence[StudentTurn], grades: Sequence[Grades | None], config: LogitsConfig, beta: float, row_tokens: int
+    turns: Sequence[StudentTurn],
+    grades: Sequence[Grades | None],
+    config: LogitsConfig,
+    beta: float,
+    row_tokens: int,
+    *,
+    shares: bool,
 ) -> list[dict[str, Any]]:
-    """Collate turns and their grades into padding-free rows of at most so many tokens."""
+    """Collate turns and their grades into padding-free rows of at most so many tokens; `shares`: see `collate`."""
     rows = packed([len(turn.prompt) + len(turn.completion) for turn in turns], row_tokens)
-    return [_row([turns[n] for n in row], [grades[n] for n in row], config, beta) for row in rows]
+    return [_row([turns[n] for n in row], [grades[n] for n in row], config, beta, shares) for row in rows]
 
 
 def _row(
-    turns: Sequence[StudentTurn], grades: Sequence[Grades | None], config: LogitsConfig, beta: float
+    turns: Sequence[StudentTurn], grades: Sequence[Grades | None], config: LogitsConfig, beta: float, shares: bool
 ) -> dict[str, Any]:
     examples = [
         labelled([*turn.prompt, *turn.completion], [False] * len(turn.prompt) + [True] * len(turn.completion))
         for turn in turns
     ]
-    batch = collate(examples)
+    batch = collate(examples, shares=shares)
     begins = [0]
     for turn in turns:
         begins.append(begins[-1] + len(turn.completion))
@@ -169,7 +176,8 @@ class LogitsTrainer(StudentTrainer):
         metrics = self._metrics["train"]
         metrics["graded"].append(graded / max(written, 1))
         metrics["completions/mean_length"].append(written / len(turns))
-        rows = rows_of(turns, grades, self._logits, self._logits.beta_at(progress), self._config.row_tokens)
+        beta = self._logits.beta_at(progress)
+        rows = rows_of(turns, grades, self._logits, beta, self._config.row_tokens, shares=self.shares)
         return {"rows": rows, "labels": torch.cat([_learned(row) for row in rows])[None]}
 
 

@@ -43,10 +43,12 @@ HEAP_SHARE = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """One pass through the student: the lengths of its documents, and how many of their tokens are trained on."""
+    """One pass through the student: the lengths of its documents, and how many tokens are trained on."""
 
     lengths: tuple[int, ...]
     trained_tokens: int
+    earlier: tuple[int, ...] = ()
+    """For each document the one that it goes on from, as in `Documents`."""
 
     @property
     def tokens(self) -> int:
@@ -166,7 +168,7 @@ def _kept(causal_lm: Any, row: PackedRow) -> int:
             input_ids=torch.zeros(1, row.tokens, dtype=torch.long),
             position_ids=torch.zeros(1, row.tokens, dtype=torch.long),
             use_cache=False,
-            documents=Documents(row.lengths),
+            documents=Documents(row.lengths, row.earlier),
         )[0]
     kept[_storage(hidden)] = hidden.untyped_storage()
     return sum(storage.nbytes() for storage in kept.values())

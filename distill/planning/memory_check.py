@@ -93,7 +93,8 @@ def check_least(student: Path, *, train: TrainConfig, max_tokens: int, division:
     if not least.is_met:
         raise InputError(f"training {student} takes at least {least}; {REMEDY}")
     longest = min(max_tokens, train.context_tokens or config.max_position_embeddings)
-    row, rows, _ = fullest_row(equal_examples(train.batch_examples, longest), train, division.everywhere)
+    alike = equal_examples(train.batch_examples, longest)
+    row, rows, *_ = fullest_row(alike, train, division.everywhere, on_gpu=torch.cuda.is_available())
     most = _need(config, train, row, rows=rows, division=division)
     if not most.is_met:
         say(f"distill: if all examples had {longest} tokens, training would take {most}; shorter ones take less")
@@ -105,10 +106,11 @@ def within_memory(train: Train, division: Division) -> Train:
     def checked(
         student: Path, examples: Sequence[Example], config: TrainConfig, folder: Path, validation: Sequence[Example]
     ) -> dict[str, Any]:
-        row, rows, _ = fullest_row(_counted(examples, folder), config, division.everywhere)
+        counted = _counted(examples, folder)
+        row, rows, *_ = fullest_row(counted, config, division.everywhere, on_gpu=torch.cuda.is_available())
         need = _need(shape_of(str(student)), config, row, rows=rows, division=division)
         if not need.is_met:
-            raise InputError(f"training on examples of up to {max(row.lengths)} tokens takes {need}; {REMEDY}")
+            raise InputError(f"training on examples of up to {max(counted.lengths)} tokens takes {need}; {REMEDY}")
         return train(student, examples, config, folder, validation)
 
     return checked

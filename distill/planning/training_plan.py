@@ -11,9 +11,9 @@ import gc
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -24,7 +24,7 @@ from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
 from distill.planning.training_speed import rehearse
-from distill.training.train import packed
+from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -51,6 +51,17 @@ class Examples:
 
     lengths: tuple[int, ...]
     trained: tuple[int, ...]
+    ids: tuple[list[int], ...] = ()
+    """Their tokens, if they are known: what examples begin with is computed once in a row."""
+
+    @classmethod
+    def tokenized(cls, examples: Sequence[tuple[list[int], list[bool]]]) -> Self:
+        """Count examples by their tokens, and which of them are trained."""
+        return cls(
+            lengths=tuple(len(ids) for ids, _ in examples),
+            trained=tuple(sum(trained) for _, trained in examples),
+            ids=tuple(ids for ids, _ in examples),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +115,9 @@ def plan_training(
 ) -> TrainingPlan:
     """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2)."""
     dtype = torch.bfloat16 if gpu else compute_dtype()
-    row, rows, batch_tokens = fullest_row(examples, train, devices)
+    row, rows, batch_tokens, computed = fullest_row(
+        examples, train, devices, on_gpu=bool(gpu) or torch.cuda.is_available()
+    )
     gc.collect()
     found = footprint(
         config,
@@ -119,7 +132,7 @@ def plan_training(
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps
     if gpu is None:
-        speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens)
+        speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
     else:
         context = float(np.mean(examples.lengths))
         flops = (2 + sizes.trained / sizes.parameters) * forward_flops(config, context)
@@ -161,29 +174,40 @@ def counted_examples(student: Path, train: Path) -> Examples:
 
 def lengths_of(examples: Sequence[Example], chat_format: ChatFormat) -> Examples:
     """Count the examples in the tokens of a student's chat format."""
-    ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
-    return Examples(lengths=tuple(len(each) for each, _ in ids), trained=tuple(sum(mask) for _, mask in ids))
+    return Examples.tokenized(
+        [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
+    )
 
 
-def fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[PackedRow, int, float]:
-    """Return the fullest row of many drawn batches, its batch's number of rows, and the mean tokens of a batch."""
+def fullest_row(
+    examples: Examples, train: TrainConfig, devices: int, *, on_gpu: bool
+) -> tuple[PackedRow, int, float, float]:
+    """Return the fullest row of many drawn batches, its batch's number of rows, the mean tokens of a batch, and the
+    share of them that is computed: elsewhere than on a GPU, what examples of a row begin with is computed once."""
+    shares = not on_gpu and bears_sharing(train)
     generator = np.random.default_rng(train.seed)
     size = min(max(1, train.batch_examples // devices), len(examples.lengths))
     chances = min(DRAWS, math.comb(len(examples.lengths), size)) if size < len(examples.lengths) else 1
-    fullest, count, tokens = PackedRow(lengths=(0,), trained_tokens=0), 1, []
+    fullest, count, tokens, computed = PackedRow(lengths=(0,), trained_tokens=0), 1, [], []
     for _ in range(chances):
         batch = generator.choice(len(examples.lengths), size=size, replace=False).tolist()
-        rows = _rows(batch, examples, train.row_tokens)
-        tokens.append(sum(row.tokens for row in rows))
+        rows = _rows(batch, examples, train.row_tokens, shares=shares)
+        tokens.append(sum(examples.lengths[i] for i in batch))
+        computed.append(sum(row.tokens for row in rows))
         longest = max(rows, key=lambda row: row.tokens)
         if longest.tokens > fullest.tokens:
             fullest, count = longest, len(rows)
-    return fullest, count, float(np.mean(tokens)) * devices
+    return fullest, count, float(np.mean(tokens)) * devices, sum(computed) / sum(tokens)
 
 
-def _rows(batch: Sequence[int], examples: Examples, tokens: int) -> list[PackedRow]:
+def _rows(batch: Sequence[int], examples: Examples, tokens: int, *, shares: bool) -> list[PackedRow]:
     lengths, trained = ([values[i] for i in batch] for values in (examples.lengths, examples.trained))
-    return [
-        PackedRow(lengths=tuple(lengths[i] for i in row), trained_tokens=sum(trained[i] for i in row))
-        for row in packed(lengths, tokens)
-    ]
+    rows = []
+    for row in packed(lengths, tokens):
+        found = PackedRow(lengths=tuple(lengths[i] for i in row), trained_tokens=sum(trained[i] for i in row))
+        if shares and examples.ids:
+            parts = parts_of([examples.ids[batch[i]] for i in row])
+            ends = tuple(part.end - part.begin for part in parts)
+            found = replace(found, lengths=ends, earlier=tuple(part.earlier for part in parts))
+        rows.append(found)
+    return rows

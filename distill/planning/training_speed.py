@@ -87,13 +87,18 @@ def _shortened(row: PackedRow) -> PackedRow:
     count = max(1, sum(1 for total in accumulate(lengths) if total <= MOST_TOKENS))
     tokens = sum(lengths[:count])
     return PackedRow(
-        lengths=tuple(lengths[:count]), trained_tokens=max(1, round(row.trained_tokens * tokens / row.tokens))
+        lengths=tuple(lengths[:count]),
+        trained_tokens=max(1, round(row.trained_tokens * tokens / row.tokens)),
+        earlier=row.earlier[:count],
     )
 
 
 def _context(row: PackedRow) -> float:
-    """Return the mean length of the document that a token of the row is in."""
-    return sum(length * length for length in row.lengths) / row.tokens
+    """Return the mean length of what a token of the row is in: its document, after those that it goes on from."""
+    ends: list[int] = []
+    for length, earlier in zip(row.lengths, row.earlier or [-1] * len(row.lengths), strict=True):
+        ends.append(length + (ends[earlier] if earlier >= 0 else 0))
+    return sum(length * end for length, end in zip(row.lengths, ends, strict=True)) / row.tokens
 
 
 def _rehearsal(
@@ -116,7 +121,7 @@ def _rehearsal(
     labels = torch.full((row.tokens,), IGNORED)
     labels[-row.trained_tokens :] = 0
     positions = torch.cat([torch.arange(length) for length in row.lengths])[None]
-    on_cpu = {} if torch.cuda.is_available() else {"documents": Documents(row.lengths)}
+    on_cpu = {} if torch.cuda.is_available() else {"documents": Documents(row.lengths, row.earlier)}
     device = next(model.parameters()).device
     row_s, update_s = [], []
     for _ in range(1 + PASSES):

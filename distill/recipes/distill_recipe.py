@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from distill.logits.logits_config import LogitsConfig
 from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
 from distill.recipes.yaml_file import parsed, read_mapping, text_of
+from distill.reinforcement.rl_config import RlConfig
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, Share, Within
@@ -30,12 +31,14 @@ from toolkit.field_types import Count, CountOr0, Share, Within
 SHIPPED = Path(__file__).with_name("shipped")
 DEFAULT = "demo"
 """The recipe that others build on if they name none."""
-BASE, ABOUT = "base", "about"
+BASE, ABOUT, SOURCE = "base", "about", "logits.source"
 """Keys of a file that are no values of a run."""
 DEEPEST = 8
 LORA_RANK = 32
 LORA_FACTOR = 5
 """LoRA wants several times the learning rate of full tuning (Schulman et al. 2025)."""
+RATES = ("train.learning_rate", "rl.learning_rate")
+"""The learning rates of a recipe; that of distillation by logits is a share of the first."""
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 RESOLVED = "recipe.yaml"
 """The file of a run that holds what it was made with."""
@@ -85,6 +88,8 @@ class DistillRecipe:
     train: TrainConfig
     logits: LogitsConfig | None = None
     """How the student learns from the teacher's distribution; none: from its texts alone."""
+    rl: RlConfig | None = None
+    """How the student is reinforced on verified answers after all else; none: it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +127,17 @@ def recipe_path(name: str) -> Path:
 
 
 def resolve_recipe(
-    name: str, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, *, lora: bool = False
+    name: str,
+    settings: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    lora: bool = False,
+    reinforced: bool = False,
 ) -> Resolved:
     """Return the recipe of a name or file with `settings` (`key=value`) and then `options` (by dotted names) over it.
 
-    `lora`: train adapters, at a higher learning rate, if the recipe trains all weights. Raises `InputError` for a
+    `lora`: train adapters, at higher learning rates, if the recipe trains all weights. `reinforced`: have a section
+    `rl`, of its usual values where the recipe has none. Raises `InputError` for a
     value that is not known, of another type or out of range.
     """
     path = recipe_path(name)
@@ -138,8 +149,13 @@ def resolve_recipe(
         key, value = _setting(setting)
         over[key] = value
     over |= options or {}
+    if over.get(SOURCE, values.get(SOURCE)) != values.get(SOURCE):  # what the recipe says of one source fits no other
+        values = {key: value for key, value in values.items() if not key.startswith("logits.")}
+    if reinforced or any(key.startswith("rl.") for key in values | over):
+        values = {f"rl.{key}": value for key, value in vars(RlConfig()).items()} | values
     if lora and not (values | over)["train.lora_rank"]:
-        values |= {"train.lora_rank": LORA_RANK, "train.learning_rate": LORA_FACTOR * values["train.learning_rate"]}
+        values |= {"train.lora_rank": LORA_RANK}
+        values |= {key: LORA_FACTOR * values[key] for key in RATES if key in values}
     return Resolved(recipe=_built(values | over), chosen=frozenset(chosen | set(over)))
 
 
@@ -161,9 +177,12 @@ def base_of(path: Path) -> str | None:
     return base
 
 
-def recipe_text(values: Mapping[str, Any]) -> str:
-    """Return a complete recipe, given as nested values, as the text of a file."""
-    head = "# What this run was made with; toolkit distill --recipe with this file makes it again.\n"
+def recipe_text(values: Mapping[str, Any], options: str = "") -> str:
+    """Return a complete recipe, given as nested values, as the text of a file.
+
+    `options`: those of the command that makes the run, besides the recipe.
+    """
+    head = f"# What this run was made with; toolkit distill{options} --recipe with this file makes it again.\n"
     return head + text_of(_plain(values))
 
 

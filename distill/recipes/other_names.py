@@ -21,8 +21,8 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "max_seq_length": "max_tokens",
         "cutoff_len": "max_tokens",
         "sequence_len": "max_tokens",
-        "max_completion_length": "max_new_tokens",
-        "num_generations": "samples",
+        "max_completion_length": "max_new_tokens, of a student rl.max_new_tokens",
+        "num_generations": "samples, of a student rl.samples",
         "num_train_epochs": "train.epochs",
         "num_epochs": "train.epochs",
         "max_steps": "train.max_updates",
@@ -75,6 +75,8 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "load_in_4bit": "train.quantization: nf4",
         "quantization_bit": "train.quantization: nf4",
         "quant_bits": "train.quantization: nf4",
+        "kl_coef": "rl.kl_coefficient",
+        "steps_per_generation": "rl.turns_at_once",
         "data_seed": "seed",
     }
 )

@@ -37,12 +37,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from distill.collecting.job import row_seed
 from distill.reinforcement.reflection import shares
 from distill.training.journal import SAMPLED, journaled
-from distill.training.schedule import constant_schedule
+from distill.training.optimizers.schedule import constant_schedule
 from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CLOSE, ChatFormat
-from toolkit.generation.generate import Sampling, complete
+from toolkit.generation.generate import Sampled, Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.model.precision import computes_in_bf16
 from toolkit.records import Problem
@@ -73,7 +73,7 @@ class GrpoConfig:
     group_size: int
     """Completions per problem."""
     micro_batch: int
-    """Completions in memory at once; a multiple of `group_size` that divides an update's completions."""
+    """Completions in memory at once, which divide an update's."""
     learning_rate: float
     warmup_steps: int
     kl_coefficient: float
@@ -113,7 +113,7 @@ class Sampler:
     def __init__(
         self, model: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig, judges: Mapping[str, Judge]
     ) -> None:
-        self._decoder = TorchDecoder(model)
+        self._model = model
         self._chat_format = chat_format
         self._config = config
         self._judges = judges
@@ -123,22 +123,9 @@ class Sampler:
         config, size = self._config, self._config.group_size
         prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems]
         seeds = [row_seed(config.seed + salt, problem.id, i) for problem in problems for i in range(size)]
-        sampling = Sampling(temperature=config.temperature, top_p=1.0, max_new_tokens=config.max_new_tokens)
-        model = self._decoder.model
-        was_training = model.training
-        model.eval()
-        try:
-            rows = complete(
-                self._decoder,
-                [prompt for prompt in prompts for _ in range(size)],
-                sampling,
-                self._chat_format.stop_ids,
-                seeds,
-            )
-        finally:
-            model.train(was_training)
+        rows = self._completed([prompt for prompt in prompts for _ in range(size)], seeds)
         ids = [[row.ids for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        texts = [[self._chat_format.decode(completion) for completion in group] for group in ids]
+        texts = [[self._text(completion) for completion in group] for group in ids]
         whole = [
             [row.finish_reason == "stop" for row in rows[start : start + size]] for start in range(0, len(rows), size)
         ]
@@ -154,6 +141,25 @@ class Sampler:
             )
             for i, problem in enumerate(problems)
         ]
+
+    def _completed(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sampled]:
+        """Complete each prompt."""
+        model = self._model
+        was_training = model.training
+        model.eval()
+        try:
+            return complete(TorchDecoder(model), prompts, self._sampling, self._chat_format.stop_ids, seeds)
+        finally:
+            model.train(was_training)
+
+    @property
+    def _sampling(self) -> Sampling:
+        config = self._config
+        return Sampling(temperature=config.temperature, top_p=1.0, max_new_tokens=config.max_new_tokens)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Return a completion as rewards read it: without the tag that opens the reasoning."""
+        return self._chat_format.decode(ids)
 
     def _parts(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], whole: Sequence[Sequence[bool]]
@@ -193,7 +199,7 @@ class RestoresExperts:
         (model or cast(Any, self).model).load_state_dict(saved.state_dict())
 
 
-class GroupTrainer(RestoresExperts, GRPOTrainer):
+class GroupTrainer(GRPOTrainer):
     """A `GRPOTrainer` on groups that our sampler draws."""
 
     def __init__(
@@ -321,27 +327,31 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         """Write no card into checkpoints."""
 
 
-def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
-    """Translate our recipe into the trainer's arguments."""
+class TeacherTrainer(RestoresExperts, GroupTrainer):
+    """The trainer of a mixture of experts."""
+
+
+def trainer_arguments(config: GrpoConfig, folder: Path, **others: Any) -> GRPOConfig:
+    """Translate our recipe into the trainer's arguments. `others`: those of a student, in the trainer's names."""
     completions = config.groups * config.group_size
-    assert completions % config.micro_batch == 0 and config.micro_batch % config.group_size == 0
-    return GRPOConfig(
-        **journaled(folder, config.seed),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=completions // config.micro_batch,
-        num_generations=config.group_size,
-        max_completion_length=config.max_new_tokens,
-        temperature=config.temperature,
-        beta=config.kl_coefficient,
-        epsilon=config.clip,
-        learning_rate=config.learning_rate,
-        bf16=computes_in_bf16(),
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        data_seed=config.seed,
-        logging_steps=1,
-    )
+    assert completions % config.micro_batch == 0
+    arguments: dict[str, Any] = journaled(folder, config.seed) | {
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.micro_batch,
+        "gradient_accumulation_steps": completions // config.micro_batch,
+        "num_generations": config.group_size,
+        "max_completion_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "beta": config.kl_coefficient,
+        "epsilon": config.clip,
+        "learning_rate": config.learning_rate,
+        "bf16": computes_in_bf16(),
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "data_seed": config.seed,
+        "logging_steps": 1,
+    }
+    return GRPOConfig(**arguments | others)
 
 
 def make_trainer(
@@ -355,7 +365,7 @@ def make_trainer(
 ) -> GroupTrainer:
     """Make a trainer of `model`, which came from `source`, with its checkpoints below `folder`."""
     sampler = Sampler(model, ChatFormat.from_folder(source), config, judges)
-    return GroupTrainer(
+    return TeacherTrainer(
         model,
         sampler,
         problems,

@@ -18,7 +18,7 @@ from distill.teach.teacher_recipe import StageRecipe, TeachConfig
 from distill.training.completion_loss import IGNORED
 from distill.training.journal import journaled, run_trainer
 from distill.training.optimizers.muon import MuonAdamW, split_parameters
-from distill.training.schedule import cosine_schedule
+from distill.training.optimizers.schedule import cosine_schedule
 from toolkit.errors import InputError
 from toolkit.model.balance import ExpertBalance
 from toolkit.model.experts import compute_experts

@@ -143,13 +143,15 @@ class LossForward:
         return loss
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
-        """Return what the head turns into logits, [N, D]."""
+        """Return what the head turns into logits at each place of the examples, [N, D]."""
         on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
         inputs = {"input_ids": input_ids}
         if self._noise and self._base.training:
             inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
         hidden_1ND: Tensor = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        return hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
+        hidden_ND = hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
+        places_N = documents.token_of_place
+        return hidden_ND if places_N is None else hidden_ND.index_select(0, places_N)
 
 
 def noisy(embedded_1ND: Tensor, lengths: Sequence[int], alpha: float) -> Tensor:

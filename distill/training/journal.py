@@ -9,7 +9,8 @@ cuts the file back to it, so each step occurs once. If several processes train t
 save or stop together.
 
 Tokens are those of the examples in all processes, prompts included and padding excluded; FLOP/s and model FLOP
-utilization (`toolkit.model.flops`) count what those tokens need. For reinforcement they are a lower bound: sampling,
+utilization (`toolkit.model.flops`) count what those tokens need, but for those that are computed with another example's
+(`distill.training.packed_rows`). For reinforcement they are a lower bound: sampling,
 the reference's pass and attention are not counted.
 """
 
@@ -19,7 +20,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,11 +95,14 @@ class TrainingJournal(TrainerCallback):
         checkpoint_every_s: float,
         interrupted: threading.Event,
         checkpoint_every_updates: int = 0,
+        computed_share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples.
-        `checkpoint_every_updates`: 0 leaves checkpoints to the clock."""
+        `checkpoint_every_updates`: 0 leaves checkpoints to the clock. `computed_share`: the share of the tokens so far
+        that was computed; what examples begin with may be computed once for several of them."""
         self._path = path
         self._tokens = tokens
+        self._computed_share = computed_share
         self._checkpoint_every_s = checkpoint_every_s
         self._checkpoint_every_updates = checkpoint_every_updates
         self._interrupted = interrupted
@@ -194,7 +198,7 @@ class TrainingJournal(TrainerCallback):
         elapsed_s = time.monotonic() - self._begun_at
         tokens = self._tokens_so_far(state)
         tokens_per_s = (tokens - self._first_tokens) / elapsed_s
-        flops_per_s = tokens_per_s * self._flops_per_token
+        flops_per_s = tokens_per_s * self._flops_per_token * self._computed_share()
         record = {
             "step": state.global_step,
             "epoch": logs["epoch"],
@@ -256,13 +260,14 @@ def run_trainer(
     tokens: int,
     checkpoint_every_s: float,
     checkpoint_every_updates: int = 0,
+    computed_share: Callable[[], float] = lambda: 1.0,
     trackers: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and tokens of the
-    whole run, the seconds of this call, and the first and the last logged loss. Raises `KeyboardInterrupt` after
-    writing a checkpoint if it was interrupted.
+    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
+    tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
+    `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()
     journal = TrainingJournal(
@@ -270,6 +275,7 @@ def run_trainer(
         tokens=tokens,
         checkpoint_every_s=checkpoint_every_s,
         checkpoint_every_updates=checkpoint_every_updates,
+        computed_share=computed_share,
         interrupted=interrupted,
     )
     trainer.remove_callback(PrinterCallback)

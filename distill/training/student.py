@@ -184,6 +184,28 @@ def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
     return model
 
 
+class KeepsTypes:
+    """Lets trainers keep the dtypes of weights: TRL makes adapters of a quantized model bf16 on any machine, and PEFT
+    restores adapters in fp32."""
+
+    model: Any
+
+    def keep_types(self, types: Mapping[str, torch.dtype]) -> None:
+        """Give the weights these dtypes, now and after a checkpoint is loaded."""
+        self._types = types
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != types.get(name, parameter.dtype):
+                parameter.data = parameter.data.to(types[name])
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)  # type: ignore[misc]
+        self.keep_types(self._types)
+
+
+def types_of(model: nn.Module) -> dict[str, torch.dtype]:
+    return {name: parameter.dtype for name, parameter in model.named_parameters()}
+
+
 def saved_digests(model: nn.Module) -> dict[str, str]:
     """Return a digest of each weight as it is saved, in bf16. Tied weights count once.
 

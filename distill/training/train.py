@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,35 +32,35 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
-from distill.training.completion_loss import IGNORED, LossForward, labelled
-from distill.training.document_attention import Documents
+from distill.training import document_attention
+from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
-from distill.training.optimizers.choice import check_optimizer, make_adamw
-from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
+from distill.training.optimizers.choice import check_optimizer, make_optimizer
+from distill.training.optimizers.schedule import make_schedule
+from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
-from distill.training.schedule import make_schedule
 from distill.training.student import (
+    KeepsTypes,
     add_adapters,
     count_changed,
     load_student,
     save_student,
     saved_digests,
+    types_of,
 )
-from distill.training.train_config import DEFAULTS, TrainConfig
+from distill.training.train_config import TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
 from toolkit.voice.student_format import write_student_format
-
-ROW_TOKENS: int = DEFAULTS["row_tokens"]
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str = "completions") -> Dataset:
@@ -71,69 +71,12 @@ def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str 
     return Dataset.from_list([labelled(*row) for row in rows])
 
 
-def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
-    """Join documents into one padding-free row, with positions from 0 in each."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    # nothing predicts a document's first token; as part of the prompt it is not in the loss
-    assert all(row["labels"][0] == IGNORED for row in rows)
-    return {
-        "input_ids": torch.tensor([[id for row in rows for id in row["input_ids"]]]),
-        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        "documents": Documents(lengths),
-    }
+def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
+    """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
+    return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
-def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Batch]:
-    """Collate padding-free rows of at most `tokens` tokens, or of a single longer example."""
-    lengths = [len(example["input_ids"]) for example in examples]
-    return [collate([examples[i] for i in row]) for row in packed(lengths, tokens)]
-
-
-def packed(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Divide examples of some lengths into rows of at most `tokens` tokens, or of a single longer one, in order."""
-    rows: list[list[int]] = []
-    used = tokens
-    for i, length in enumerate(lengths):
-        if used + length > tokens:
-            rows.append([])
-            used = 0
-        rows[-1].append(i)
-        used += length
-    return rows
-
-
-def batch_of(
-    examples: Sequence[Mapping[str, list[int]]], rank: int = 0, processes: int = 1, row_tokens: int = ROW_TOKENS
-) -> Batch:
-    """Make a process's part of a batch: its rows, and all their labels, by which the trainer counts trained tokens.
-
-    All processes get equally many rows, so that they stay in step; one that teaches nothing fills up a shorter part.
-    """
-    parts = [within(part, row_tokens) for part in shared_out(examples, processes)]
-    missing = max(len(part) for part in parts) - len(parts[rank])
-    rows = parts[rank] + [_nothing_to_learn(examples[0]) for _ in range(missing)]
-    return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
-
-
-def shared_out(examples: Sequence[Mapping[str, list[int]]], processes: int) -> list[Sequence[Mapping[str, list[int]]]]:
-    """Divide examples among processes by their lengths: the longest go first, each to whoever has the fewest tokens."""
-    if processes == 1:
-        return [examples]
-    parts: list[list[Mapping[str, list[int]]]] = [[] for _ in range(processes)]
-    tokens = [0] * processes
-    for example in sorted(examples, key=lambda each: -len(each["input_ids"])):
-        least = tokens.index(min(tokens))
-        parts[least].append(example)
-        tokens[least] += len(example["input_ids"])
-    return list(parts)
-
-
-def _nothing_to_learn(example: Mapping[str, list[int]]) -> Batch:
-    return collate([{"input_ids": example["input_ids"][:1], "labels": [IGNORED]}])
-
-
-class StudentTrainer(SFTTrainer):
+class StudentTrainer(KeepsTypes, SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     writes = False
@@ -144,15 +87,16 @@ class StudentTrainer(SFTTrainer):
         constants.HF_HUB_DISABLE_TELEMETRY = True
         arguments: SFTConfig = kwargs["args"]
         division = {"rank": arguments.process_index, "processes": arguments.world_size}
-        collator = partial(batch_of, row_tokens=config.row_tokens, **division)
-        types = [parameter.dtype for parameter in model.parameters()]
+        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.shares = shares_beginnings(causal_lm, config)
+        """Whether what examples begin with is computed once for all of them in a row."""
+        collator = partial(batch_of, row_tokens=config.row_tokens, shares=self.shares, **division)
+        types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
-        for parameter, dtype in zip(model.parameters(), types, strict=True):
-            if parameter.dtype != dtype:  # TRL makes the adapters of a quantized model bf16 on any machine
-                parameter.data = parameter.data.to(dtype)
+        self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
-        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._tokens = self._computed = 0
         # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
 
@@ -169,23 +113,8 @@ class StudentTrainer(SFTTrainer):
         return self.model if self.is_world_process_zero() else None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
-        assert self.model is not None
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
-            {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-        ]
-        config = self._config
-        shared: dict[str, Any] = {
-            "learning_rate": config.learning_rate,
-            "betas": (config.beta1, config.beta2),
-            "weight_decay": config.weight_decay,
-        }
-        if config.optimizer in NOT_ADAM:
-            self.optimizer = make_not_adam(config.optimizer, self.model, groups, **shared)
-        else:
-            self.optimizer = make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
+        """Make the recipe's optimizer."""
+        self.optimizer = make_optimizer(self.model, learning_rate=self._config.learning_rate, **self._config.updating)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -208,6 +137,8 @@ class StudentTrainer(SFTTrainer):
 
         Raises `InputError` if the loss is not a finite number.
         """
+        self._tokens += sum(row["labels"].numel() for row in inputs["rows"])
+        self._computed += sum(row["input_ids"].numel() for row in inputs["rows"])
         loss = torch.stack(
             [super(StudentTrainer, self).training_step(model, row, num_items_in_batch) for row in inputs["rows"]]
         )
@@ -215,6 +146,10 @@ class StudentTrainer(SFTTrainer):
         if not torch.isfinite(total):
             raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
+
+    def computed_share(self) -> float:
+        """Return the share of the tokens so far that was computed; the rest was computed for another example."""
+        return self._computed / self._tokens if self._tokens else 1.0
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         check_shards(Path(resume_from_checkpoint), sharded=False)
@@ -246,19 +181,24 @@ class StudentTrainer(SFTTrainer):
         """Write no card into checkpoints, which are removed when the run ends."""
 
 
-def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
-    """Translate our recipe into the trainer's arguments."""
+def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
     # transformers 5.23 warns about the old name of TRL's own default
     for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
         warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
-    journal = journaled(folder, config.seed) | {
+    return journaled(folder, config.seed) | {
         "save_total_limit": config.checkpoints_kept,
         "report_to": reported_to(config.trackers, folder),
         "project": "toolkit",
         "run_name": given_name(folder).name,
+        "logging_nan_inf_filter": False,
     }
+
+
+def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
+    """Translate our recipe into the trainer's arguments."""
     arguments = SFTConfig(
-        **journal,
+        **recorded_as(config, folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_updates or -1,
         per_device_train_batch_size=config.batch_examples,
@@ -268,7 +208,6 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         data_seed=config.seed,
         logging_steps=config.log_every,
         logging_first_step=True,  # a run may be shorter than that
-        logging_nan_inf_filter=False,
         bf16=False,  # the weights themselves are bf16: nothing to cast
         gradient_checkpointing=config.gradient_checkpointing,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -327,17 +266,12 @@ def train(
         processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
     )
     if validation:
-        trainer.validation = _validation(validation, chat_format, config, folder)
+        trainer.validation = _validation(validation, chat_format, config, folder, shares=trainer.shares)
         trainer.add_callback(trainer.validation)
-    measured = run_trainer(
-        trainer,
-        folder,
-        tokens=0 if trainer.writes else _tokens_of_run(dataset, config),
-        checkpoint_every_s=config.checkpoint_every_s,
-        checkpoint_every_updates=config.checkpoint_every_updates,
-        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
+    measured: dict[str, Any] = run_recorded(
+        trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share
     )
-    let_go(config.trackers)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     give_freed_memory_back()  # merging and saving take other sizes
@@ -347,6 +281,23 @@ def train(
     saved = save_student(whole, folder, student, apart=config.lora_kept_apart)
     changed = count_changed(before, saved_digests(saved))
     return measured | {"tensors": len(before), "changed_tensors": changed}
+
+
+def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted: Any) -> dict[str, Any]:
+    """Train a student to the end, as `run_trainer` does, with the checkpoints and the trackers of its recipe.
+
+    `counted`: what `run_trainer` is told of tokens.
+    """
+    measured = run_trainer(
+        trainer,
+        folder,
+        **counted,
+        checkpoint_every_s=config.checkpoint_every_s,
+        checkpoint_every_updates=config.checkpoint_every_updates,
+        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    )
+    let_go(config.trackers)
+    return measured
 
 
 Train = Callable[[Path, Sequence[Example], TrainConfig, Path, Sequence[Example]], dict[str, Any]]
@@ -366,11 +317,13 @@ def _tokens_of_run(dataset: Dataset, config: TrainConfig) -> int:
     return round(tokens * config.max_updates / math.ceil(batches / config.accumulation_steps))
 
 
-def _validation(examples: Sequence[Example], chat_format: ChatFormat, config: TrainConfig, folder: Path) -> Validation:
+def _validation(
+    examples: Sequence[Example], chat_format: ChatFormat, config: TrainConfig, folder: Path, *, shares: bool
+) -> Validation:
     chosen = [examples[i] for i in spread(len(examples), config.validation_examples)]
     rows = list(tokenize(chosen, chat_format, config.loss_on))
     return Validation(
-        lambda: within(rows, config.row_tokens),
+        lambda: within(rows, config.row_tokens, shares=shares),
         len(rows),
         folder / CHECKPOINTS,
         times=config.evaluations,

@@ -117,6 +117,16 @@ class TrainConfig:
         """LoRA's alpha."""
         return self.lora_alpha or 2 * self.lora_rank
 
+    @property
+    def updating(self) -> dict[str, Any]:
+        """What `distill.training.optimizers.choice.make_optimizer` is told besides the learning rate."""
+        return {
+            "name": self.optimizer,
+            "betas": (self.beta1, self.beta2),
+            "weight_decay": self.weight_decay,
+            "epsilon": self.epsilon,
+        }
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration whose values JSON held, which has no tuples."""

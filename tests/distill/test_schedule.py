@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.training.schedule import cosine_schedule, rate_share
+from distill.training.optimizers.schedule import cosine_schedule, rate_share
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3, 4, 7, 20, 160])

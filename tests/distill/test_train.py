@@ -20,8 +20,9 @@ from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, SHARDS, TrainingJournal, check_shards
 from distill.training.optimizers.master_adamw import MasterAdamW
+from distill.training.packed_rows import collate, within
 from distill.training.student import save_student
-from distill.training.train import collate, tokenize, train, trainer_arguments, within
+from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
@@ -247,9 +248,9 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
     assert changed and all(name.endswith("proj.weight") for name in changed)
 
 
-@pytest.mark.parametrize(("stop", "rate"), [(3, 3e-3), (3, 10.0), (6, 10.0)])
+@pytest.mark.parametrize(("stop", "rate", "lora"), [(3, 3e-3, 0), (3, 10.0, 0), (6, 10.0, 0), (3, 3e-3, 8)])
 def test_training_goes_on_after_an_interrupt(
-    stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, rate: float, lora: int, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learning rate that rises to 10 destroys the student: its validation loss is lowest early, and that student is
     saved."""
@@ -258,7 +259,7 @@ def test_training_goes_on_after_an_interrupt(
     broken.mkdir()
     made = examples(40)
     made, held_out = made[:24], made[24:]
-    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0)
+    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0, lora_rank=lora)
     expected = train(tiny_student, made, recipe, whole, held_out)
     assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 

@@ -1,4 +1,4 @@
-"""Makes the AdamW of a recipe, and refuses before training what this machine does not have.
+"""Makes the optimizer of a recipe, and refuses before training what this machine does not have.
 
     adamw               an fp32 master of each weight and two moments in fp32: 12 bytes a weight
     adamw_8bit          moments in 8 bits in blocks of 256 (Dettmers et al. 2022): 6 bytes
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from distill.training.optimizers.master_adamw import MasterAdamW
+from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
 from toolkit.errors import InputError
 
 STATE_BYTES: Mapping[str, int] = MappingProxyType(
@@ -69,3 +70,18 @@ def make_adamw(
 
     bits = 8 if name.endswith("_8bit") else 32
     return BlockwiseAdamW(groups, optim_bits=bits, is_paged=name.startswith("paged_"), **shared)
+
+
+def make_optimizer(
+    model: Any, name: str, *, learning_rate: float, betas: tuple[float, float], weight_decay: float, epsilon: float
+) -> torch.optim.Optimizer:
+    """Make an optimizer that `check_optimizer` accepts over the trained weights; those of norms do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
+        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    shared: dict[str, Any] = {"learning_rate": learning_rate, "betas": betas, "weight_decay": weight_decay}
+    if name in NOT_ADAM:
+        return make_not_adam(name, model, groups, **shared)
+    return make_adamw(name, groups, epsilon=epsilon, **shared)

@@ -9,7 +9,7 @@ import torch
 
 from distill.launching.shared_job import check_processes
 from distill.training.completion_loss import IGNORED
-from distill.training.train import batch_of, shared_out
+from distill.training.packed_rows import batch_of, shared_out
 from tests.distill.test_train import tiny_recipe
 from toolkit.errors import InputError
 

@@ -19,14 +19,23 @@ TRAIN = shipped_recipe().train
 SEVEN = "Qwen/Qwen2.5-7B-Instruct"
 
 
-def test_thefullest_row_is_within_the_recipes_and_holds_the_longest_example() -> None:
+def test_the_fullest_row_is_within_the_recipes_and_holds_the_longest_example() -> None:
     train = replace(TRAIN, batch_examples=4, row_tokens=100)
     examples = Examples(lengths=(30, 40, 50, 160, 20, 60), trained=(20, 30, 40, 150, 10, 50))
-    row, rows, tokens = fullest_row(examples, train, devices=1)
+    row, rows, tokens, computed = fullest_row(examples, train, devices=1, on_gpu=False)
     assert row.lengths == (160,) and row.trained_tokens == 150 and rows >= 2
-    assert 4 * 20 < tokens < 4 * 160
-    equal, count, mean = fullest_row(equal_examples(40, 50), train, devices=1)
+    assert 4 * 20 < tokens < 4 * 160 and computed == 1
+    equal, count, mean, _ = fullest_row(equal_examples(40, 50), train, devices=1, on_gpu=False)
     assert (equal.tokens, count, mean) == (100, 2, 200)
+
+
+def test_what_examples_begin_with_is_counted_once_a_row() -> None:
+    train = replace(TRAIN, batch_examples=4, row_tokens=1000)
+    examples = Examples.tokenized([([*range(60), 100 + n, n], [False] * 61 + [True]) for n in range(20)])
+    row, rows, tokens, computed = fullest_row(examples, train, devices=1, on_gpu=False)
+    assert (row.lengths, row.earlier, rows) == ((60, 2, 2, 2, 2), (-1, 0, 0, 0, 0), 1)
+    assert tokens == 4 * 62 and computed == 68 / tokens
+    assert fullest_row(examples, train, devices=1, on_gpu=True)[0].lengths == (62,) * 4
 
 
 def test_a_gpu_is_planned_by_its_data_sheet() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from distill.logits.logits_config import USUAL
 from distill.pipeline import _recipe_of, configured, distill
 from distill.recipes.distill_recipe import KNOWN, recipe_text, resolve_recipe, shipped_recipe
 from distill.recipes.field_values import annotations_of, assembled, flattened, refuse_unknown
@@ -153,7 +154,7 @@ def test_a_complete_recipe_is_read_back_as_it_was_written(name: str, tmp_path: P
     config = replace(config, problems=Path("mine.jsonl"), train=replace(config.train, learning_rate=1e-05))
     again = resolve_recipe(written(tmp_path, recipe_text(_recipe_of(config))))
     assert configured(again.recipe) == config
-    assert again.chosen == {name for name in KNOWN if not name.startswith("logits.")}
+    assert again.chosen == {name for name in KNOWN if not name.startswith(("logits.", "rl."))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,3 +233,15 @@ def test_the_document_has_a_row_for_each_value_and_the_names_that_others_have() 
         assert f"`{key}`" in text, name
     for name in OTHER_NAMES:
         assert name in text or name in ELSEWHERE, name
+
+
+def test_a_source_of_logits_takes_its_usual_values_and_those_that_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("logits:\n  source: teacher\n  weight: 0.9\n  temperature: 2.0\n")
+    option = {"logits.source": "on_policy"}
+    logits = resolve_recipe(str(path), ["logits.rollouts=16"], option).recipe.logits
+    assert logits is not None
+    assert logits == replace(USUAL["on_policy"], rollouts=16)
+    same = resolve_recipe(str(path), ["logits.weight=0.8"], {"logits.source": "teacher"}).recipe.logits
+    assert same is not None
+    assert (same.weight, same.temperature) == (0.8, 2.0)

@@ -46,6 +46,9 @@ def test_published_values_are_those_that_were_published() -> None:
     assert (limo.learning_rate, limo.epochs, limo.warmup_share) == (5e-6, 15, 0.0)
     thinker = shipped_recipe("openthinker3-7b")
     assert (thinker.train.learning_rate, thinker.train.batch_examples, thinker.samples) == (8e-5, 512, 16)
+    grpo = shipped_recipe("openr1-grpo-1.5b").rl
+    assert grpo is not None
+    assert (grpo.samples, grpo.learning_rate, grpo.temperature, grpo.max_new_tokens) == (16, 1e-6, 0.7, 2048)
     qlora = shipped_recipe("gpu-24gb").train
     assert (qlora.quantization, qlora.lora_rank, qlora.alpha, qlora.lora_dropout) == ("nf4", 64, 16, 0.1)
 

@@ -19,8 +19,9 @@ from distill.pipeline import demo
 from distill.students.architectures import STUDENT_TYPES
 from distill.training import document_attention
 from distill.training.completion_loss import IGNORED, LossForward
+from distill.training.packed_rows import collate
 from distill.training.student import check_student
-from distill.training.train import collate, tokenize, train
+from distill.training.train import tokenize, train
 from tests.distill.students.made_families import FAMILIES, TINY, write_family, write_tokenizer
 from tests.distill.test_train import examples
 from tests.toolkit.made_tokenizers import LLAMA, byte_level

@@ -23,8 +23,9 @@ from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
 from distill.problems.families import make_problems, worked_example
 from distill.teachers.respondent import find_respondent
+from distill.training.packed_rows import collate
 from distill.training.student import add_adapters, load_student
-from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments
+from distill.training.train import StudentTrainer, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
@@ -156,8 +157,8 @@ def _train(
         processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
     )
     optimizer = trainer.create_optimizer()
-    batch = trainer._prepare_inputs(collate(rows[:TRAINED_EXAMPLES]))
-    tokens, backward_s, update_s = batch["input_ids"].numel(), [], []
+    batch = trainer._prepare_inputs(collate(rows[:TRAINED_EXAMPLES], shares=trainer.shares))
+    tokens, backward_s, update_s = batch["labels"].numel(), [], []
     for _ in range(1 + TRAINING_STEPS):
         stamps = [time.perf_counter()]
         trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()

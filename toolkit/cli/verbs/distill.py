@@ -44,6 +44,10 @@ KEYS = (
 """Options that set the key of their name in the recipe."""
 TRAIN_KEYS = ("epochs", "learning_rate")
 """Options that set the key of their name in its section `train`."""
+RL_KEYS = ("learning_rate", "samples", "temperature", "max_new_tokens")
+"""Options that with `--stage rl` set the key of their name in the section `rl`."""
+NO_TEACHER = ("teacher", "load_in", "traces", "logits", "max_tokens", "per_problem", "epochs", "retry_failed")
+"""Options that have no meaning with `--stage rl`."""
 
 
 def add_distill(add: AddCommand) -> None:
@@ -86,6 +90,12 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--per-problem", type=count_of, help="most training examples of one problem; default: the recipe's"
     )
+    parser.add_argument(
+        "--stage",
+        choices=("rl",),
+        help="rl: only reinforce --student on problems, by verified answers, without a teacher; default: learn from "
+        "traces, and then what the sections logits and rl of the recipe say",
+    )
     parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the recipe's")
     parser.add_argument(
         "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the recipe's"
@@ -123,6 +133,8 @@ def distill(options: Options) -> Result:
     """Distil; of several processes that torchrun started, the first one does, and the others train with it."""
     resolved = _resolve(options)
     _check_distilling(options, resolved.recipe)
+    if options.stage == "rl":
+        return _reinforce(options, resolved)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _distill(options, resolved)
     from distill.launching.torchrun import follow, others_waiting
@@ -140,7 +152,6 @@ def distill(options: Options) -> Result:
 
 def _distill(options: Options, resolved: Resolved) -> Result:
     from distill import pipeline
-    from distill.logits.logits_config import chosen_logits
     from distill.recipes.distill_recipe import SAMPLING
     from toolkit.figures.ledger import FAILED
     from toolkit.generation.generate import check_samples
@@ -153,9 +164,9 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         pipeline.configured(resolved.recipe),
         **{name: getattr(options, name) for name in ("problems", "traces")},
         reading=reading_of(options),
-        logits=chosen_logits(resolved.recipe.logits, (options.logits or "").replace("-", "_")),
     )
-    alone = f"distillation by logits ({config.logits.source})" if config.logits else ""
+    alone = "reinforcement (rl)" if config.rl else ""
+    alone = f"distillation by logits ({config.logits.source})" if config.logits else alone
     check_training(options, config.train, alone=alone)
     if config.traces is None and not is_endpoint(config.teacher):
         asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
@@ -178,14 +189,47 @@ def _distill(options: Options, resolved: Resolved) -> Result:
     return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
 
 
+def _reinforce(options: Options, resolved: Resolved) -> Result:
+    from distill.pipeline import configured
+    from distill.reinforced import reinforce
+    from toolkit.runs import read_manifest
+
+    allow_unsafe_execution(options)
+    config = replace(configured(resolved.recipe), problems=options.problems, reading=reading_of(options))
+    check_training(options, config.train, alone="reinforcement (rl)")
+    check_memory = memory_check(options, config.train, max_tokens=config.max_tokens)
+    measured = (read_manifest(reinforce(config, options.out, check_memory)) or {})["measured"]
+    text = (
+        f"the student is in {options.out}; it learned{_reinforced(measured)}; {measured['rl_changed_tensors']} of its "
+        f"{measured['rl_tensors']} tensors changed"
+    )
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _reinforced(measured: Mapping[str, Any]) -> str:
+    """Describe what a student learned by reinforcement."""
+    return (
+        f" from {counted(measured['rl_tokens'], 'token')} of its own turns in "
+        f"{counted(measured['rl_updates'], 'update')} by verified answers: {measured['rl_first_accuracy']:.1%} → "
+        f"{measured['rl_final_accuracy']:.1%} of them right"
+    )
+
+
 def _resolve(options: Options) -> Resolved:
     """Return the recipe with what the options say, and let what they leave open be as the recipe says."""
     from distill.recipes.distill_recipe import resolve_recipe
 
-    given = {name: getattr(options, name) for name in KEYS}
-    given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS}
+    alone = options.stage == "rl"
+    if alone:
+        _refuse_teacher(options)
+    given = {name: getattr(options, name) for name in KEYS if not (alone and name in RL_KEYS)}
+    given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS if not (alone and name in RL_KEYS)}
+    given |= {f"rl.{name}": getattr(options, name) for name in RL_KEYS if alone}
+    given["logits.source"] = options.logits and options.logits.replace("-", "_")
     given = {name: value for name, value in given.items() if value is not None} | recipe_changes(options)
-    resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora)
+    resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora, reinforced=alone)
+    if alone:  # whatever the recipe says of them
+        resolved = replace(resolved, recipe=replace(resolved.recipe, teacher="builtin", traces="", logits=None))
     recipe = resolved.recipe
     options.traces = options.traces or (Path(recipe.traces) if recipe.traces else None)
     if not recipe.teacher:
@@ -200,6 +244,14 @@ def _resolve(options: Options) -> Resolved:
             setattr(options, name, getattr(options, name) or getattr(recipe.reading, name))
         options.conflicts = recipe.reading.conflicts if options.conflicts == "refuse" else options.conflicts
     return resolved
+
+
+def _refuse_teacher(options: Options) -> None:
+    for name in NO_TEACHER:
+        if getattr(options, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} is for learning from a teacher, and --stage rl asks none; leave it out"
+            )
 
 
 def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
@@ -244,6 +296,8 @@ def _learned(measured: Mapping[str, Any]) -> str:
             f"{counted(measured['logits_updates'], 'update')}: loss {measured['logits_first_loss']:.3f} → "
             f"{measured['logits_final_loss']:.3f}"
         )
+    if "rl_updates" in measured:
+        text += f", then{_reinforced(measured)}"
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
         f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"
