@@ -10,6 +10,7 @@ the same bytes (`export.folder.resume_log`).
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from export.allocation import Choice, allocate
@@ -34,10 +36,10 @@ from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_wei
 from export.graph.model_graph import build_graph
 from export.matrices import part_bytes, vectors, write_parts
 from export.merged_model import open_source
-from export.presets import CHOICES, TUNED, ExportConfig
+from export.presets import CHOICES, RECOVERED, ExportConfig
 from export.quantization.layout import Layout, layouts
+from export.recovery import TOKENS, recover
 from export.runtime.exported_model import INT8_CACHE_FILE
-from export.tuning import tune
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError
 from toolkit.generation.generate import Floats
@@ -48,6 +50,9 @@ from toolkit.records import read_records, write_records
 from toolkit.sources.made_card import write_export_card
 from toolkit.sources.model_names import MODEL_FILE
 from toolkit.terminal import say
+
+REPORT = "report"
+"""The key of the recovery's report in the header of its file."""
 
 
 def export_model(config: ExportConfig) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     source = open_source(config.source, config.adapter)
     checkpoint = source.checkpoint
     chats = check_source(source) if config.bounds else []
-    if config.bounds or config.tune or config.is_sized:
+    if config.bounds or config.recovery != "none" or config.is_sized:
         check_loads(checkpoint.folder)
     chosen = layouts(
         checkpoint.config,
@@ -82,8 +87,8 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         journal = ResumeLog(folder)
         choices = _allocation(source, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
-        _write_model(source, config, chosen, texts, folder, journal)
-        measured = _compared(source, config, folder, texts, chats)
+        recovered = _write_model(source, config, chosen, texts, folder, journal)
+        measured = _compared(source, config, folder, texts, chats) | recovered
         if choices:
             measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()  # before the folder is weighed
@@ -106,8 +111,10 @@ def _write_model(
     texts: CalibrationTexts,
     folder: Path,
     journal: ResumeLog,
-) -> None:
+) -> dict[str, Any]:
+    """Write weights and graphs; returns what recovery measured, for the manifest."""
     checkpoint = source.checkpoint
+    measured: dict[str, Any] = {}
     write_package(source, folder)
     norms = vectors(checkpoint)
     sizes = part_bytes(checkpoint, chosen)
@@ -129,33 +136,40 @@ def _write_model(
             lambda part: progress.advance(sizes[part], note=_shown(part)),
         )
         write_parts(checkpoint, config.method, chosen, texts.calibration, writer)
-    if config.tune:
-        norms |= _tune(source, texts, folder, journal)
+    if config.recovery != "none":
+        recovered, measured["recovery"] = _recover(source, texts, folder, journal)
+        norms |= recovered
     onnx.save(build_graph(checkpoint.config, journal.weights, norms), folder / MODEL_FILE)
     if texts.calibration:
         scales = cache_scales(source, folder, texts.calibration)
         onnx.save(build_graph(checkpoint.config, journal.weights, norms, scales), folder / INT8_CACHE_FILE)
+    return measured
 
 
 def _shown(part: str) -> str:
     return part.removesuffix(".weight").rpartition("model.")[2]
 
 
-def _tune(source: Source, texts: CalibrationTexts, folder: Path, journal: ResumeLog) -> dict[str, Floats]:
-    """Overwrite the scales with tuned ones; returns the tuned norms. The result is saved before it is written, because
-    a run that was interrupted here must not tune what is tuned already."""
-    kept = journal.folder / TUNED
+def _recover(
+    source: Source, texts: CalibrationTexts, folder: Path, journal: ResumeLog
+) -> tuple[dict[str, Floats], dict[str, Any]]:
+    """Overwrite the scales with recovered ones; returns the norms, and a report. The result is saved before it is
+    written, because a run that was interrupted here must not train what is trained already."""
+    kept = journal.folder / RECOVERED
     if not kept.is_file():
         weights = {name: read_weight(folder / FILE_NAME, stored) for name, stored in journal.weights.items()}
-        tuned = tune(source.float_model, weights, texts.calibration)
-        save_file({**tuned.scales, **tuned.norms}, kept.with_suffix(".partial"))
+        recovered = recover(source.float_model, weights, texts.for_recovery)
+        report = {REPORT: json.dumps(recovered.report.to_dict())}
+        save_file({**recovered.scales, **recovered.norms}, kept.with_suffix(".partial"), report)
         kept.with_suffix(".partial").replace(kept)
     found = load_file(kept)
+    with safe_open(kept, "np") as stored_file:
+        measured = json.loads(stored_file.metadata()[REPORT])
     with WeightsFile(folder, end=journal.end) as file:
         for name in found.keys() & journal.weights.keys():
             file.replace_scales(journal.weights[name], found[name])
         file.sync()
-    return {name: array for name, array in found.items() if name not in journal.weights}
+    return {name: array for name, array in found.items() if name not in journal.weights}, measured
 
 
 def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, journal: ResumeLog) -> list[Choice]:
@@ -166,7 +180,7 @@ def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, j
     trial = journal.folder / "trial"
     trial.mkdir(exist_ok=True)
     room = config.max_bytes or int(config.bits_per_weight * _parameters(source.checkpoint) / 8)
-    is_needed_later = config.bounds or config.tune
+    is_needed_later = config.bounds or config.recovery != "none"
     choices = allocate(source if is_needed_later else replace(source), texts.calibration, room, trial)
     shutil.rmtree(trial)
     write_records(kept, choices)
@@ -189,23 +203,24 @@ def _compared(
 
 def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
     if config.calibration is None:
-        return CalibrationTexts(calibration=[], held_out=[])
+        return CalibrationTexts(calibration=[], further=[], held_out=[])
     return read_texts(
         config.calibration,
         source.chat_format,
         tokens=config.calibration_tokens,
         max_length=source.checkpoint.config.max_position_embeddings,
+        further_tokens=0 if config.recovery == "none" else TOKENS,
     )
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """Check that the float model fits the memory for the gate, and two for tuning; rounding itself needs none."""
+    """Check that the float model fits the memory for the gate, and two for recovery; rounding itself needs none."""
     model_bytes = 4 * _parameters(checkpoint)
     available = memory().available_bytes
-    if config.tune and 2 * model_bytes > available:
+    if config.recovery != "none" and 2 * model_bytes > available:
         raise InputError(
-            f"--tune needs memory for two float models ({2 * model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
-            "free); close programs, or leave out --tune"
+            f"--recovery {config.recovery} needs memory for two float models ({2 * model_bytes / 1e9:.1f} GB; "
+            f"{available / 1e9:.1f} GB are free); close programs, or choose --recovery none"
         )
     if config.bounds is not None and model_bytes > available:
         raise InputError(

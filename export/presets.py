@@ -8,6 +8,7 @@ from typing import Literal
 
 from export.checks.parity import Bounds
 from export.matrices import Method
+from export.recovery import Recovery
 from export.runtime.exported_model import Cache
 from toolkit.errors import InputError
 from toolkit.records import TRAIN
@@ -25,7 +26,7 @@ BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 INT8_BLOCK_SIZE = 128
 """Activations are rounded in such blocks too: SmolLM2-135M has a mean KL of 0.0045 with 128 and 0.0057 with 256."""
 CALIBRATION_TOKENS = 24_000
-CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
+CHOICES, RECOVERED = "choices.jsonl", "recovered.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ class ExportConfig:
     bits_per_weight: float
     """The most that the weights may take; each matrix then gets the bits and blocks that serve the whole best
     (`export.allocation`). If both are 0, `block_size` and `head_bits` decide."""
-    tune: bool
-    """Whether scales and norms are tuned at the end, with both models in memory as floats (`export.tuning`)."""
+    recovery: Recovery
+    """What is trained once all weights are rounded, with both models in memory as floats (`export.recovery`)."""
     bounds: Bounds | None
     """The bounds of the parity gate; None if parity is not measured, as the float model may not fit the memory."""
 
@@ -80,8 +81,10 @@ class ExportConfig:
             raise InputError(f"method {self.method} needs traces to calibrate on; give --calibration")
         if self.cache == "int8" and self.calibration is None:
             raise InputError("an int8 cache needs traces to calibrate on; give --calibration")
-        if self.tune and self.calibration is None:
-            raise InputError("--tune needs traces to tune on; give --calibration, and leave out --quick")
+        if self.recovery != "none" and self.calibration is None:
+            raise InputError(
+                f"--recovery {self.recovery} needs traces to train on; give --calibration, and leave out --quick"
+            )
         if self.is_sized and self.calibration is None:
             raise InputError("--size and --bits-per-weight need traces to measure on; give --calibration")
 
@@ -99,7 +102,7 @@ def int4_config(
     calibration: Path | None = None,
     max_bytes: int = 0,
     bits_per_weight: float = 0.0,
-    tune: bool = False,
+    recovery: Recovery = "none",
     method: Method | None = None,
 ) -> ExportConfig:
     """Configure `--int4`: calibrated on given traces or the student's own; without any, `quick` replaces `balanced`.
@@ -131,7 +134,7 @@ def int4_config(
         narrow=NARROW.get(preset, ()),
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
-        tune=tune,
+        recovery=recovery,
         bounds=_int4_bounds(method, preset),
     )
 
@@ -169,7 +172,7 @@ def nearest_config(
         narrow=(),
         max_bytes=0,
         bits_per_weight=0.0,
-        tune=False,
+        recovery="none",
         bounds=Bounds(max_mean_kl=0.03, min_top1=0.93) if bits == 8 else Bounds(max_mean_kl=0.001, min_top1=0.98),
     )
 

@@ -80,7 +80,9 @@ def main() -> None:
     }
     for preset in options.tuned:
         out = options.out / f"{preset}-tuned"
-        configs[f"`--{preset} --tune`"] = int4_config(rotated, out, preset=preset, calibration=traces, tune=True)
+        configs[f"`--{preset} --recovery scales`"] = int4_config(
+            rotated, out, preset=preset, calibration=traces, recovery="scales"
+        )
     for method in options.methods:
         out = options.out / method
         configs[f"`--method {method}`"] = int4_config(rotated, out, calibration=traces, method=method)

@@ -104,12 +104,12 @@ class BuiltModel:
         names = [value.name for value in self._session.get_inputs()]
         self._past = {name: nothing for name in names if name.startswith("past_key_values.")}
 
-    def score(self, tokens_T: Sequence[int]) -> Floats:
-        """Return logits_TV after each token of a text."""
+    def score(self, tokens_T: Sequence[int], *, first: int = 0) -> Floats:
+        """Return logits_TV after each token of a text from index `first` on."""
         ids_BT = np.array([tokens_T], dtype=np.int64)
         feeds = {"input_ids": ids_BT, "attention_mask": np.ones_like(ids_BT)}
         [logits_BTV] = self._session.run(["logits"], feeds | self._past)
-        logits_TV: Floats = logits_BTV[0]
+        logits_TV: Floats = logits_BTV[0, first:]
         return logits_TV
 
 

@@ -41,7 +41,7 @@ from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.optimizers.choice import make_optimizer
 from distill.training.packed_rows import collate, packed
 from distill.training.student import KeepsTypes, types_of
-from distill.training.train import recorded_as
+from distill.training.train import recorded_as, shares_beginnings
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import OPEN, ChatFormat
 from toolkit.generation.generate import Sampled
@@ -193,8 +193,12 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Compute log-probabilities and entropies of the student's own tokens in padding-free rows, [B, T]."""
+        """Compute log-probabilities and entropies of the student's own tokens in padding-free rows, [B, T].
+
+        Turns on one problem have their prompt in common, which a row holds once.
+        """
         forward = _PolicyForward(_causal_lm(model), self._words)
+        shares = shares_beginnings(_causal_lm(model), self._training)
         begin = input_ids.shape[1] - logits_to_keep
         examples = []
         for ids_T, is_token_T in zip(input_ids, attention_mask.bool(), strict=True):
@@ -204,9 +208,8 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         log_p: list[Tensor] = []
         entropies: list[Tensor] = []
         for row in packed([len(example["input_ids"]) for example in examples], self._training.row_tokens):
-            log_p_C, entropy_C = forward.probabilities(
-                collate([examples[turn] for turn in row]), input_ids.device, self._config.temperature
-            )
+            batch = collate([examples[turn] for turn in row], shares=shares)
+            log_p_C, entropy_C = forward.probabilities(batch, input_ids.device, self._config.temperature)
             log_p += log_p_C.split([counts[turn] for turn in row])
             entropies += entropy_C.split([counts[turn] for turn in row])
         log_p_BT, entropy_BT = (

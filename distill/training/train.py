@@ -269,9 +269,7 @@ def train(
         trainer.validation = _validation(validation, chat_format, config, folder, shares=trainer.shares)
         trainer.add_callback(trainer.validation)
     tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
-    measured: dict[str, Any] = run_recorded(
-        trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share
-    )
+    measured = run_recorded(trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     give_freed_memory_back()  # merging and saving take other sizes

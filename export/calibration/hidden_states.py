@@ -43,6 +43,11 @@ class HiddenStates(Iterable[Batch]):
         self._folder, self._masks = folder, masks
         self._generation = GENERATIONS_A_LAYER * layers
 
+    @property
+    def positions(self) -> int:
+        """How many positions all batches have, padding included."""
+        return sum(mask_BT.numel() for mask_BT in self._masks)
+
     def __iter__(self) -> Iterator[Batch]:
         for i, mask_BT in enumerate(self._masks):
             quantized_BTD, float_BTD = torch.from_numpy(np.load(self._path(self._generation, i)))

@@ -20,14 +20,19 @@ from export.quantization.codes import QuantizedWeight, dequantize
 from export.quantization.gptq import cholesky, damped, quantize_with_feedback
 from export.quantization.layout import Layout
 from export.quantization.search import ROWS_AT_ONCE, quantize_by_importance
+from toolkit.model.precision import fp32_by_onednn
 
 DRIFT_DAMPING = 0.05
 """Share of H's mean diagonal that keeps W* near W where the calibration text says little."""
+
+COLUMNS_AT_ONCE = 256
+"""Columns of a symmetric matrix that are computed at once, from the diagonal down; affects only speed."""
 
 Calibrated = Literal["gptq", "searched"]
 """How a matrix is rounded for its inputs: with error feedback, or by `export.quantization.search`."""
 
 
+@fp32_by_onednn()
 def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Return hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
     hessian_KK, drift_KK, count = torch.zeros(()), torch.zeros(()), 0
@@ -36,10 +41,18 @@ def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         if not count:
             size = (input_XK.shape[1],) * 2
             hessian_KK, drift_KK = torch.zeros(size), torch.zeros(size)  # each can be freed alone
-        hessian_KK.addmm_(input_XK.T, input_XK)
+        for some in _column_groups(hessian_KK):  # its upper half is a copy of the lower one
+            hessian_KK[some.start :, some].addmm_(input_XK[:, some.start :].T, input_XK[:, some])
         drift_KK.addmm_((batch.float_BTK[batch.mask_BT] - input_XK).T, input_XK)
         count += len(input_XK)
+    for some in _column_groups(hessian_KK):
+        hessian_KK[some, some.stop :] = hessian_KK[some.stop :, some].T
     return hessian_KK.div_(count), drift_KK.div_(count)
+
+
+def _column_groups(matrix_KK: Tensor) -> list[slice]:
+    columns = matrix_KK.shape[1]
+    return [slice(begin, min(begin + COLUMNS_AT_ONCE, columns)) for begin in range(0, columns, COLUMNS_AT_ONCE)]
 
 
 def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
@@ -98,6 +111,7 @@ def round_slices(
         yield from (_fed_back(weight_NK, hessian_KK, weight_NK @ drift_KK, layout) for weight_NK in slices)
 
 
+@fp32_by_onednn()
 def _fed_back(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor, layout: Layout) -> QuantizedWeight:
     weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
     return quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)

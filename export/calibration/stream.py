@@ -5,7 +5,7 @@ Beside the quantized model's hidden states run the float model's: each matrix is
 
 Invariant: memory holds two copies of one layer's part in progress, one batch of the text and the second moments
 (`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, whenever
-they are needed.
+they are needed, unless those of the whole text fit in `KEPT_BYTES`.
 
 Shapes: B texts of a batch, T tokens, X all tokens of a batch, D hidden, F feed-forward, V vocabulary.
 """
@@ -25,12 +25,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.calibration.hidden_states import Batch, HiddenStates
 from export.calibration.rounding import Calibrated, round_slices, round_together
-from export.calibration.texts import batches_by_length, padded
+from export.calibration.texts import batches_by_length, padded, shared_lengths
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
 from export.quantization.codes import QuantizedWeight, Weight, dequantize, quantize_nearest
 from export.quantization.layout import Layout
+from toolkit.model.precision import fp32_by_onednn
 
 BATCH_TOKENS = 1024
+KEPT_BYTES = 2**29
+"""The most memory for inputs that are needed twice; to compute them again takes a quarter of a layer's time."""
 
 TakeMatrix = Callable[[str, int, Iterable[Weight]], object]
 """Takes a stored matrix: its name, how many rows it has, and slices of those rows in their order."""
@@ -64,12 +67,13 @@ class CalibrationStream:
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
         self._norm: nn.Module = model.model.norm.to_empty(device="cpu")
-        padded_texts = [padded(batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
+        padded_texts = _padded_texts(texts)
         self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
         if not layers:
             float_VD = checkpoint.tensor(EMBEDDING)
             self.states.begin(_embed(float_VD, embedding, *batch) for batch in padded_texts)
 
+    @fp32_by_onednn()
     @torch.no_grad()
     def quantize_layer(self, layer: int, layouts: Mapping[str, Layout], take: TakeMatrix) -> None:
         """Quantize one layer's matrices in the order in which data meets them, and hand each to `take` at once. The
@@ -89,13 +93,18 @@ class CalibrationStream:
         normed = _Applied(block.input_layernorm, reference.input_layernorm, self.states)
         attention = block.self_attn
         quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
-        attended = _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
+        attended = self._kept(
+            _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed),
+            outputs[0].in_features,
+        )
         quantize("self_attn.o_proj", outputs[:1], attended)
         self._add(outputs, attended)
         del block.self_attn, reference.self_attn, attention, attended, outputs
         normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.states)
         quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
-        gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
+        gated = self._kept(
+            _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed), block.mlp.down_proj.in_features
+        )
         quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
         self.states.sync()
@@ -120,6 +129,11 @@ class CalibrationStream:
         attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
         return attended_BTD
 
+    def _kept(self, inputs: Iterable[Batch], features: int) -> Iterable[Batch]:
+        """Compute the inputs now and keep them, if there is room."""
+        size_bytes = 2 * torch.float32.itemsize * features * self.states.positions
+        return list(inputs) if size_bytes <= KEPT_BYTES else inputs
+
     def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
         """Add the outputs of the quantized and the float linear to the hidden states."""
         quantized, reference = linears
@@ -131,6 +145,20 @@ class CalibrationStream:
             )
             for batch, input_batch in zip(self.states, inputs, strict=True)
         )
+
+
+def _padded_texts(texts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+    """Return the ids of each batch and where they count: tokens with which an earlier text begins, too, have the same
+    hidden states there."""
+    batches = list(batches_by_length(texts, BATCH_TOKENS))
+    shared = iter(shared_lengths([text for batch in batches for text in batch]))
+    padded_texts = []
+    for batch in batches:
+        ids_BT, mask_BT = padded(batch)
+        for mask_T in mask_BT:
+            mask_T[: next(shared)] = False
+        padded_texts.append((ids_BT, mask_BT))
+    return padded_texts
 
 
 def _take_output(block: Any) -> nn.Linear:

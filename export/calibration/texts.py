@@ -42,7 +42,14 @@ class CalibrationTexts:
     """The texts of a traces file on both sides."""
 
     calibration: list[CalibrationText]
+    further: list[CalibrationText]
+    """Texts to train on that the calibration does not read."""
     held_out: list[CalibrationText]
+
+    @property
+    def for_recovery(self) -> list[CalibrationText]:
+        """The further texts; the calibration's if there are none."""
+        return self.further or self.calibration
 
 
 def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
@@ -63,14 +70,30 @@ def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids_BT, torch.arange(ids_BT.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
 
 
-def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int) -> CalibrationTexts:
-    """Read `Example` lines; `tokens` limits the calibration side.
+def shared_lengths(texts: Sequence[Sequence[int]]) -> list[int]:
+    """Count how many tokens at the beginning of each text are also the beginning of an earlier one."""
+    nodes: dict[tuple[int, int], int] = {}
+    lengths = []
+    for text in texts:
+        node, shared = 0, 0
+        for token in text:
+            shared += (node, token) in nodes
+            node = nodes.setdefault((node, token), len(nodes) + 1)
+        lengths.append(shared)
+    return lengths
+
+
+def read_texts(
+    path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int, further_tokens: int = 0
+) -> CalibrationTexts:
+    """Read `Example` lines; `tokens` limits the calibration side, `further_tokens` what is trained on after it.
 
     Raises `InputError` if a line is no example, or if one of the sides would be empty.
     """
     calibration: list[CalibrationText] = []
     held_out: list[CalibrationText] = []
-    room, held_out_room, too_long = tokens, HELD_OUT_TOKENS, 0
+    further: list[CalibrationText] = []
+    room, further_room, held_out_room, too_long = tokens, further_tokens, HELD_OUT_TOKENS, 0
     try:
         examples = read_records(path, Example)
     except InputError as error:
@@ -92,6 +115,9 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
         elif room > 0:
             calibration.append(text)
             room -= len(text.ids)
+        elif further_room > 0:
+            further.append(text)
+            further_room -= len(text.ids)
     if not calibration or not held_out:
         longer = f"; {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
@@ -101,7 +127,7 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
         )
     if too_long:
         say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens) and left out")
-    return CalibrationTexts(calibration=calibration, held_out=held_out)
+    return CalibrationTexts(calibration=calibration, further=further, held_out=held_out)
 
 
 def questions_held_out(questions: set[str]) -> set[str]:

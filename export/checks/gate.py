@@ -29,6 +29,7 @@ from export.runtime.verify.divergence import CoarseParity, Expected
 from export.runtime.verify.probes import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
 from toolkit.errors import GateFailed
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.model.precision import fp32_by_onednn
 from toolkit.progress import Progress
 from toolkit.terminal import say
 
@@ -48,6 +49,7 @@ def check_source(source: Source) -> Chats:
     return source_chats(source)
 
 
+@fp32_by_onednn()
 def pass_gate(
     source: Source,
     folder: Path,

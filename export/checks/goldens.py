@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2.exceptions import TemplateError
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration.texts import CalibrationText
@@ -25,7 +26,7 @@ from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.parity import QUESTIONS
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.verify.comparisons import check_end_of_text, check_template, check_tokenizer
-from export.runtime.verify.divergence import Expected, coarsen, measure_coarsely, write_expected
+from export.runtime.verify.divergence import Doubles, Expected, coarsen, measure_coarsely, write_expected
 from export.runtime.verify.record import (
     RECORD_DAY,
     VERSION,
@@ -122,8 +123,7 @@ def expect(
     for text in texts:
         ids_BT, compared = torch.tensor([text.ids]), len(text.completion) + 1
         logits_TV = model(ids_BT, logits_to_keep=compared).logits[0, :-1].double().numpy()
-        kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
-        ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
+        ids_TK = _likeliest(logits_TV, min(LIKELIEST, logits_TV.shape[-1] - 1))
         log_p_TK, log_rest_T = coarsen(logits_TV, ids_TK)
         ids.append(ids_TK)
         log_probs.append(log_p_TK.astype(np.float32))
@@ -137,6 +137,13 @@ def expect(
         log_probs=np.concatenate(log_probs),
         rest=np.concatenate(rest),
     )
+
+
+def _likeliest(logits_TV: Doubles, count: int) -> NDArray[np.int32]:
+    """Return the ids of the largest logits, in their order; of equal ones the first comes first."""
+    ids_TK = np.sort(np.argpartition(-logits_TV, count - 1, axis=-1)[:, :count], axis=-1)
+    order_TK = np.argsort(-np.take_along_axis(logits_TV, ids_TK, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(ids_TK, order_TK, axis=-1).astype(np.int32)
 
 
 def greedy_texts(

@@ -23,6 +23,7 @@ from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
+from toolkit.model.decoder import TorchDecoder
 from toolkit.records import Record
 
 GREEDY_PROMPTS = 8
@@ -49,8 +50,8 @@ REMEDY = (
 class Scorer(Protocol):
     """A form of a model that scores texts."""
 
-    def score(self, tokens_T: Sequence[int]) -> Floats:
-        """Return logits_TV after each token of a text."""
+    def score(self, tokens_T: Sequence[int], *, first: int = 0) -> Floats:
+        """Return logits_TV after each token of a text from index `first` on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,10 @@ def measure_parity(
     `advance` is called `parity_steps` times.
     """
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    asked = prompts[:GREEDY_PROMPTS]
     greedy = []
-    for prompt in prompts[:GREEDY_PROMPTS]:
-        greedy.append(CalibrationText(prompt=prompt, completion=greedy_completion(model, prompt)))
+    for prompt, completion in zip(asked, greedy_completions(model, asked), strict=True):
+        greedy.append(CalibrationText(prompt=prompt, completion=completion))
         advance()
     return compare(model, decoder, list(held_out) or greedy, greedy, advance)
 
@@ -131,20 +133,29 @@ def compare(
     )
 
 
-@torch.no_grad()
-def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
-    """Decode the float model's greedy answer to a prompt, whatever its `generation_config.json` asks for."""
+def greedy_completions(model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Decode the float model's greedy answers, all at once, whatever its `generation_config.json` asks for."""
     ends = model.generation_config.eos_token_id if model.generation_config else None
     stop_ids = {*ends} if isinstance(ends, list) else {ends}
-    completion: list[int] = []
-    new_BT, cache = torch.tensor([prompt]), None
-    for _ in range(min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt))):
-        output = model(new_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        completion.append(int(output.logits[0, -1].argmax()))
-        if completion[-1] in stop_ids:
-            break
-        new_BT, cache = torch.tensor([completion[-1:]]), output.past_key_values
-    return completion
+    rooms = [min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt)) for prompt in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
+    decoder, going = TorchDecoder(model), list(range(len(prompts)))
+    logits_BV = decoder.start(prompts)
+    while True:
+        tokens_B = logits_BV.argmax(-1)
+        for row, token in zip(going, tokens_B.tolist(), strict=True):
+            completions[row].append(token)
+        left = [
+            place
+            for place, row in enumerate(going)
+            if completions[row][-1] not in stop_ids and len(completions[row]) < rooms[row]
+        ]
+        if not left:
+            return completions
+        if len(left) < len(going):
+            decoder.keep(np.array(left))
+            going = [going[place] for place in left]
+        logits_BV = decoder.step(tokens_B[left])
 
 
 def check_parity(report: ParityReport, bounds: Bounds) -> None:
@@ -161,14 +172,14 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
 
 def expectations(model: PreTrainedModel, text: CalibrationText) -> Tensor:
     """Return the float model's log probabilities at every token of the completion."""
-    logits_TV: Tensor = model(torch.tensor([text.ids])).logits[0]
-    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
+    logits_TV: Tensor = model(torch.tensor([text.ids]), logits_to_keep=len(text.completion) + 1).logits[0]
+    return logits_TV[:-1].log_softmax(-1)
 
 
 def scored_expectations(other: Scorer, text: CalibrationText) -> Tensor:
     """Return another form's log probabilities at every token of the completion."""
-    logits_TV = torch.from_numpy(other.score(text.ids))
-    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
+    logits_TV = torch.from_numpy(other.score(text.ids, first=len(text.prompt) - 1))
+    return logits_TV[:-1].log_softmax(-1)
 
 
 def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
@@ -178,8 +189,7 @@ def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
 
 
 def _first_divergence(other: Scorer, text: CalibrationText) -> int:
-    ids = text.ids
-    chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
+    chosen_T = other.score(text.ids, first=len(text.prompt) - 1).argmax(-1)[:-1]
     differs_T = chosen_T != np.array(text.completion)
     return int(differs_T.argmax()) if differs_T.any() else len(text.completion)
 

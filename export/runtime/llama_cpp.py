@@ -73,10 +73,10 @@ class LlamaCpp:
         """Read one more token; returns the most probable next one."""
         return int(self._decode([token], every=False)[-1].argmax())
 
-    def score(self, tokens_T: Sequence[int]) -> Floats:
-        """Return logits_TV after each token of a text."""
+    def score(self, tokens_T: Sequence[int], *, first: int = 0) -> Floats:
+        """Return logits_TV after each token of a text from index `first` on."""
         self._forget()
-        return self._decode(tokens_T, every=True)
+        return self._decode(tokens_T, every=True)[first:]
 
     def _forget(self) -> None:
         self._api.llama_memory_clear(self._api.llama_get_memory(self._model.ctx), True)

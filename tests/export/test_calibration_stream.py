@@ -31,6 +31,20 @@ def test_moments_leave_padding_out() -> None:
     torch.testing.assert_close(drift_KK, sum(torch.outer(y - x, x) for x, y in pairs) / len(pairs))
 
 
+def test_moments_of_many_columns_are_symmetric_and_have_the_precision_of_fp32() -> None:
+    """There are more columns than are computed at once, and oneDNN's own sums must not be those of bf16."""
+    quantized_BTK, float_BTK = torch.randn(2, 3, 40, 600, generator=torch.Generator().manual_seed(3))
+    mask_BT = torch.ones(3, 40, dtype=torch.bool)
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    found = moments([Batch(quantized_BTK=quantized_BTK, float_BTK=float_BTK, mask_BT=mask_BT)])
+    assert products.fp32_precision == before
+    input_XK, float_XK = quantized_BTK.flatten(0, 1).double(), float_BTK.flatten(0, 1).double()
+    for found_KK, left_XK in zip(found, (input_XK, float_XK - input_XK), strict=True):
+        torch.testing.assert_close(found_KK.double(), left_XK.T @ input_XK / len(input_XK), rtol=0, atol=1e-5)
+    assert bool((found[0] == found[0].T).all())
+
+
 def test_an_aimed_weight_is_the_least_squares_answer_to_the_drift() -> None:
     """The oracle solves the ridge regression as a stack of rows."""
     generator = torch.Generator().manual_seed(1)

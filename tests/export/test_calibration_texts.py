@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.calibration.texts import HELD_OUT_SHARE, questions_held_out
+from export.calibration.texts import HELD_OUT_SHARE, questions_held_out, shared_lengths
 from toolkit.records import content_hash
 
 
@@ -24,3 +24,8 @@ def test_of_a_few_questions_one_is_held_out_where_no_hash_falls_into_the_share()
         assert len(questions_held_out(set(outside[:count]))) == 1
     assert not questions_held_out(set(outside[:1]))
     assert not questions_held_out(set())
+
+
+def test_a_beginning_counts_as_shared_with_any_earlier_text() -> None:
+    texts = [[5, 6, 7], [5, 6, 8, 7], [6, 7], [5, 6, 8, 9], [5, 6, 7], [5, 6, 7, 1]]
+    assert shared_lengths(texts) == [0, 2, 0, 3, 3, 3]

@@ -13,7 +13,7 @@ import torch
 
 from export.checkpoint.source import float_model
 from export.checkpoint.tensors import Checkpoint
-from export.checks.parity import Bounds, greedy_completion
+from export.checks.parity import Bounds, greedy_completions
 from export.pipeline import export_model
 from export.presets import int4_config
 from toolkit.errors import InputError
@@ -22,18 +22,19 @@ PROMPT = list(range(3, 30))
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 
 
-def likeliest(folder: Path, count: int) -> list[int]:
+def likeliest(folder: Path, prompt: list[int], count: int) -> list[int]:
     """Return greedy tokens; reads the whole text at each step, without a cache."""
-    model, ids = float_model(Checkpoint(folder)), list(PROMPT)
+    model, ids = float_model(Checkpoint(folder)), list(prompt)
     for _ in range(count):
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(PROMPT) :]
+    return ids[len(prompt) :]
 
 
 def test_greedy_tokens_are_the_likeliest_of_every_architecture(checkpoint_folder: Path) -> None:
-    found = greedy_completion(float_model(Checkpoint(checkpoint_folder)), PROMPT)
-    assert found == likeliest(checkpoint_folder, len(found))
+    prompts = [PROMPT, PROMPT[:5], PROMPT[9:20]]
+    found = greedy_completions(float_model(Checkpoint(checkpoint_folder)), prompts)
+    assert found == [likeliest(checkpoint_folder, prompt, len(row)) for prompt, row in zip(prompts, found, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,8 @@ def test_greedy_tokens_are_the_likeliest_of_every_architecture(checkpoint_folder
 def test_no_setting_of_generation_steers_them(settings: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_student, tmp_path / "model"))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2]} | settings))
-    assert greedy_completion(float_model(Checkpoint(folder)), PROMPT) == greedy_completion(
-        float_model(Checkpoint(tiny_student)), PROMPT
-    )
+    found, expected = (greedy_completions(float_model(Checkpoint(name)), [PROMPT]) for name in (folder, tiny_student))
+    assert found == expected
 
 
 def test_a_folder_that_asks_for_beams_and_stop_strings_is_exported(tiny_student: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from toolkit.formats import chat_format
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 OURS, THEIRS, MODEL = "our tokenizer", "transformers' tokenizer", "float model"
 QUICK = {"preset": "quick"}
-SIZED_AND_TUNED = {"bits_per_weight": 5.0, "tune": True}
+SIZED_AND_RECOVERED = {"bits_per_weight": 5.0, "recovery": "scales"}
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("settings", "adapter"),
-    [(QUICK, None), ({}, None), (SIZED_AND_TUNED, None), ({}, {}), (SIZED_AND_TUNED, {"use_dora": True})],
-    ids=["quick", "default", "sized and tuned", "adapter", "adapter that PEFT merges"],
+    [(QUICK, None), ({}, None), (SIZED_AND_RECOVERED, None), ({}, {}), (SIZED_AND_RECOVERED, {"use_dora": True})],
+    ids=["quick", "default", "sized and recovered", "adapter", "adapter that PEFT merges"],
 )
 def test_one_export_loads_a_tokenizer_once_and_the_float_model_once(
     settings: dict[str, Any],

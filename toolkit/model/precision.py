@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 
@@ -16,3 +20,21 @@ def computes_in_bf16() -> bool:
 
 def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if computes_in_bf16() else torch.float32
+
+
+@contextmanager
+def fp32_by_onednn() -> Iterator[None]:
+    """Within this context oneDNN computes the CPU's fp32 products where it can, instead of MKL, whose products use AVX2
+    alone on processors of other makers than Intel and take twice as long.
+
+    torch names the switch after bf16, with which oneDNN may compute such products; it does so only where there is AMX,
+    so this context does nothing there.
+    """
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    if not torch.cpu._is_amx_tile_supported():
+        products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before

@@ -145,11 +145,19 @@ def agreement(logits: Sequence[Floats], expected: Expected) -> CoarseParity:
 
 def coarsen(logits_TV: Doubles, ids_TK: NDArray[np.int32]) -> tuple[Doubles, Doubles]:
     """Compute the log probabilities of the given tokens (TK) and of all others together (T)."""
-    log_total_T = np.logaddexp.reduce(logits_TV, axis=-1)
+    log_total_T = _log_sum_exp(logits_TV)
     others_TV = logits_TV.copy()
     np.put_along_axis(others_TV, ids_TK, -np.inf, axis=-1)
     named_TK = np.take_along_axis(logits_TV, ids_TK, axis=-1) - log_total_T[:, None]
-    return named_TK, np.logaddexp.reduce(others_TV, axis=-1) - log_total_T
+    return named_TK, _log_sum_exp(others_TV) - log_total_T
+
+
+def _log_sum_exp(logits_TV: Doubles) -> Doubles:
+    """Compute what `np.logaddexp.reduce` does, without a logarithm of each element; a row stays in the cache."""
+    largest_T = logits_TV.max(-1)
+    pairs = zip(logits_TV, largest_T, strict=True)
+    total_T: Doubles = largest_T + np.log([np.exp(logits_V - largest).sum() for logits_V, largest in pairs])
+    return total_T
 
 
 def _array(place: str, name: str) -> str:

@@ -16,7 +16,7 @@ from export.presets import CALIBRATION_TOKENS
 from toolkit.errors import InputError
 from toolkit.figures.recipe import Rates, Recipe
 
-FILLED = 0.85
+FILLED = 0.93
 TRAINING_SHARE = 0.45
 """The least share of the planned time for training, the teacher's traces included."""
 LEVELS = (
@@ -43,8 +43,9 @@ LONGEST_COMPLETION: Mapping[str, int] = {"base": 320, "student": 260, "int4": 26
 PROMPT_TOKENS = 45
 SPEED_STEPS = 6 * 48
 """Decoding steps of a single stream that measure a row's speed."""
-PARITY_TOKENS = 6_000
-"""Tokens, prompts included, that the parity gate and the goldens read."""
+GATE_TOKENS = 45_000
+"""Tokens that the student would read in the time of the gate, of the int8 cache's steps and of the record for `toolkit
+verify`: 10,000 are read in fp32 and 22,000 by the exported model, and the rest is decoding and comparing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def planned_s(rates: Rates, size: Size) -> dict[str, float]:
         "export": 2 * rates.start_s
         + rates.calibration_s
         + size.calibration_tokens * rates.calibration_token_s
-        + PARITY_TOKENS / rates.reading_tokens_per_s,
+        + GATE_TOKENS / rates.reading_tokens_per_s,
         "teacher": answered / rates.traces_per_s,
     }
     return parts | {row: _row_s(rates, row, answered) for row in COMPLETION_TOKENS}

@@ -61,7 +61,12 @@ def add_export(add: AddCommand) -> None:
     size.add_argument(
         "--bits-per-weight", type=rate_of, help="the same as mean bits of a weight, scales included, such as 4.6"
     )
-    add_flag(parser, "--tune", "tune scales and norms on the whole model at the end; needs a large calibration set")
+    parser.add_argument(
+        "--recovery",
+        choices=("none", "scales"),
+        help="what is trained on traces after the weights were rounded, so that the whole model comes closer to the "
+        "float one: nothing, or scales and norms; default: none",
+    )
     parser.add_argument(
         "--calibration", type=path_of, help="train.jsonl to calibrate on; default: the one in the model folder"
     )
@@ -97,7 +102,7 @@ def export(options: Options) -> Result:
             calibration=options.calibration,
             max_bytes=options.size or 0,
             bits_per_weight=options.bits_per_weight or 0.0,
-            tune=options.tune,
+            recovery=options.recovery or "none",
             method=options.method,
         )
     else:
@@ -109,6 +114,8 @@ def export(options: Options) -> Result:
     manifest = export_model(config)
     measured = manifest["measured"]
     text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter"
+    if "recovery" in measured:
+        text += f"\n{_recovery_line(measured['recovery'])}"
     text += f"\n{_gate_line(manifest)}"
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
@@ -164,6 +171,15 @@ def _gate_line(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def _recovery_line(report: Mapping[str, Any]) -> str:
+    """Say what recovery did, and whether it was kept."""
+    return (
+        f"recovery on {counted(report['tokens'], 'token')}: the mean KL on texts kept apart went from "
+        f"{report['mean_kl_before']:.4f} to {report['mean_kl_after']:.4f}"
+        + ("" if report["kept"] else ", so the rounded scales were kept")
+    )
+
+
 def _check_exporting(options: Options) -> None:
     """Refuse what the options alone show to be wrong before importing the exporter, which takes seconds."""
     from toolkit.runs import check_out
@@ -187,8 +203,8 @@ def _refuse_int4_options(options: Options) -> None:
     names = [name for name, value in chosen.items() if value is not None]
     if options.preset != "balanced":
         names.append(options.preset)
-    if options.tune:
-        names.append("tune")
+    if options.recovery:
+        names.append("recovery")
     if options.method:
         names.append("method")
     if names:

@@ -1,4 +1,4 @@
-"""Tuning has exact gradients and the model's own products, lowers the divergence, and leaves the codes."""
+"""Recovery has exact gradients and the model's own products, lowers the divergence, and leaves the codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,14 +25,14 @@ from export.folder.resume_log import FOLDER
 from export.folder.weights_file import FILE_NAME
 from export.matrices import checkpoint_names
 from export.pipeline import export_model
-from export.presets import TUNED, int4_config
+from export.presets import RECOVERED, int4_config
 from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.layout import layouts
+from export.recovery import CodedLinear, CodedProduct, Recovery, quantized_model
 from export.runtime.decoder import OnnxDecoder
-from export.tuning import CodedLinear, CodedProduct, quantized_model
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.runs import file_digest
+from toolkit.runs import file_digest, read_manifest
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 KILLED = """
@@ -52,10 +53,10 @@ class Killed(WeightsFile):
 import export.pipeline
 export.pipeline.WeightsFile = Killed
 source, out, traces = map(Path, sys.argv[1:])
-config = int4_config(source, out, calibration=traces, tune=True)
+config = int4_config(source, out, calibration=traces, recovery="scales")
 export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
 """
-"""The process that kills itself, as kill -9 does, when the first tuned scales are in the weights file."""
+"""The process that kills itself, as kill -9 does, when the first recovered scales are in the weights file."""
 
 
 def test_a_product_s_gradients_are_those_of_the_written_out_weight() -> None:
@@ -119,40 +120,55 @@ def outspoken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def exported(outspoken: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """The same export without and with tuning."""
-    folder = tmp_path_factory.mktemp("tuned")
-    folders = {tune: folder / f"tuned-{tune}" for tune in (False, True)}
-    for tune, out in folders.items():
-        export_model(replace(int4_config(outspoken, out, calibration=traces, tune=tune), bounds=WIDE))
-    return folders
+def exported(outspoken: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same export without and with recovery."""
+    folder = tmp_path_factory.mktemp("recovered")
+    recoveries: tuple[Recovery, ...] = get_args(Recovery)
+    for recovery in recoveries:
+        config = int4_config(outspoken, folder / recovery, calibration=traces, recovery=recovery)
+        export_model(replace(config, bounds=WIDE))
+    return {recovery: folder / recovery for recovery in recoveries}
 
 
-def test_tuning_brings_the_divergence_down_and_leaves_every_code(
-    exported: dict[bool, Path], outspoken: Path, traces: Path
+def test_recovery_brings_the_divergence_down_and_leaves_every_code(
+    exported: dict[str, Path], outspoken: Path, traces: Path
 ) -> None:
     texts = read_texts(traces, ChatFormat.from_folder(outspoken), tokens=2000, max_length=512).calibration
     model = float_model(Checkpoint(outspoken))
-    kl = {tune: compare(model, OnnxDecoder(folder), texts, []).mean_kl for tune, folder in exported.items()}
-    assert kl[True] < 0.99 * kl[False], kl
-    before, after = ((folder / FILE_NAME).read_bytes() for folder in exported.values())
+    kl = {recovery: compare(model, OnnxDecoder(folder), texts, []).mean_kl for recovery, folder in exported.items()}
+    assert kl["scales"] < 0.99 * kl["none"], kl
+    before, after = ((exported[recovery] / FILE_NAME).read_bytes() for recovery in ("none", "scales"))
     assert len(before) == len(after)
     assert 0 < sum(a != b for a, b in zip(before, after, strict=True)) < 0.1 * len(before)
+    report = (read_manifest(exported["scales"]) or {})["measured"]["recovery"]
+    assert report["kept"] and report["mean_kl_after"] < report["mean_kl_before"]
 
 
-def test_an_export_that_is_killed_while_it_writes_scales_does_not_tune_what_is_tuned(
-    exported: dict[bool, Path], outspoken: Path, traces: Path, tmp_path: Path
+def test_a_recovery_that_does_not_help_texts_that_were_kept_apart_changes_nothing(
+    exported: dict[str, Path], outspoken: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.recovery.LEARNING_RATE", 0.5)
+    out = tmp_path / "int4"
+    manifest = export_model(replace(int4_config(outspoken, out, calibration=traces, recovery="scales"), bounds=WIDE))
+    report = manifest["measured"]["recovery"]
+    assert not report["kept"] and report["mean_kl_after"] > report["mean_kl_before"]
+    for name in (FILE_NAME, "model.onnx"):
+        assert file_digest(out / name) == file_digest(exported["none"] / name)
+
+
+def test_an_export_that_is_killed_while_it_writes_scales_does_not_train_what_is_trained(
+    exported: dict[str, Path], outspoken: Path, traces: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "int4"
     arguments = [str(outspoken), str(out), str(traces)]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (tmp_path / ".int4.partial" / FOLDER / TUNED).is_file()
-    export_model(replace(int4_config(outspoken, out, calibration=traces, tune=True), bounds=WIDE))
+    assert (tmp_path / ".int4.partial" / FOLDER / RECOVERED).is_file()
+    export_model(replace(int4_config(outspoken, out, calibration=traces, recovery="scales"), bounds=WIDE))
     for name in (FILE_NAME, "model.onnx"):
-        assert file_digest(out / name) == file_digest(exported[True] / name)
+        assert file_digest(out / name) == file_digest(exported["scales"] / name)
 
 
-def test_tuning_needs_texts(tiny_student: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--tune needs traces to tune on"):
-        int4_config(tiny_student, tmp_path / "out", preset="quick", tune=True)
+def test_recovery_needs_texts(tiny_student: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--recovery scales needs traces to train on"):
+        int4_config(tiny_student, tmp_path / "out", preset="quick", recovery="scales")

@@ -1,14 +1,17 @@
-"""Tunes scales and norms, which the codes leave open, until the whole model is closer to its float self.
+"""Recovers what rounding cost: trains scales and norms, which the codes leave open, until the whole model is closer to
+its float self.
 
 Layer by layer, each matrix was rounded to preserve its own output; nothing has looked at the model's final output. Here
-the codes are fixed, and AdamW minimizes KL(float ‖ quantized) over every token of the calibration texts. Its parameters
-are the shares by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024),
-with the float model's distribution in place of the text).
+the codes are fixed, and AdamW minimizes KL(float ‖ quantized) over the completions of traces that the calibration did
+not read, as far as there are any. Its parameters are the shares by which each scale and each norm's weight grows (the
+second phase of Chen et al., "EfficientQAT" (2024), with the float model's distribution in place of the text).
+
+Invariant: the result is kept only if it lowers the divergence on texts of which none was trained on.
 
 Both models are in memory as floats; weights are computed from codes in each product, forward and backward.
 
-Shapes: B texts of a batch, T tokens, X tokens of texts, N output features, K input features, J blocks of a row, V
-vocabulary.
+Shapes: B texts of a batch, T tokens, X tokens of completions, N output features, K input features, J blocks of a row, D
+hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,57 +28,85 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from export.calibration.texts import CalibrationText, batches_by_length, padded
+from export.calibration.texts import CalibrationText, padded
 from export.checkpoint.tensors import LM_HEAD
 from export.matrices import checkpoint_names
 from export.quantization.codes import Halves, QuantizedWeight, Weight, dequantize
 from toolkit.generation.generate import Floats
+from toolkit.model.precision import fp32_by_onednn
 from toolkit.progress import Progress
+from toolkit.records import Record
 
-EPOCHS = 3
+Recovery = Literal["none", "scales"]
+"""What is trained after the weights were rounded: nothing, or scales and norms."""
+TOKENS = 24_000
+"""Tokens of traces that are trained on."""
+APART = 8
+"""Every so many-th text is kept apart, to decide by it whether the result is kept."""
+MOST_PASSES = 3
+"""Passes over the texts, if they hold fewer tokens."""
 BATCH_TOKENS = 512
 LEARNING_RATE = 5e-4
-"""The most by which a step changes a scale, as a share of it; fp16 can represent such changes."""
+"""The most by which a step changes a scale, as a share of it."""
 WARM_UP = 0.1
 """Share of the steps that warm up."""
 LARGEST_NORM = 1.0
 """The gradient's norm is clipped to this."""
 
+Passage = tuple[Tensor, Tensor]
+"""ids_BT, padded on the right, and predicts_BT, true where the next token is one of a completion."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """The tuned scales by stored matrix, and the tuned norms by vector."""
+class RecoveryReport(Record):
+    """What recovery did to the mean KL on the texts that were kept apart."""
+
+    tokens: int
+    """The tokens that were trained on, in all passes."""
+    mean_kl_before: float
+    mean_kl_after: float
+    kept: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """The trained scales by stored matrix, and the trained norms by vector; both are empty if they are not kept."""
 
     scales: dict[str, Halves]
     norms: dict[str, Floats]
+    report: RecoveryReport
 
 
-def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]) -> Tuned:
-    """Tune the scales of all coded matrices within layers, and every norm, on these texts.
+@fp32_by_onednn()
+def recover(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]) -> Recovered:
+    """Train the scales of all coded matrices within layers, and every norm, on these texts.
 
     `model`: the float model, which is not changed. `weights`: all stored matrices as they will be read.
     """
+    apart, trained = texts[::APART], [text for i, text in enumerate(texts) if i % APART] or texts
     student = quantized_model(model, weights)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    ids = [text.ids for text in texts]
-    batches = [padded(batch) for batch in batches_by_length(ids, BATCH_TOKENS)]
-    steps = EPOCHS * len(batches)
+    batches, judges = _passages(trained), _passages(apart)
+    tokens = sum(len(text.ids) for text in trained)
+    passes = min(max(round(TOKENS / tokens), 1), MOST_PASSES)
     generator = torch.Generator().manual_seed(0)
-    with Progress("tune", steps) as progress:
-        for step in range(steps):
-            if step % len(batches) == 0:
-                order = torch.randperm(len(batches), generator=generator).tolist()
-            ids_BT, mask_BT = batches[order[step % len(batches)]]
+    order = [i for _ in range(passes) for i in torch.randperm(len(batches), generator=generator).tolist()]
+    with Progress("recovery", len(order) + 2 * len(judges)) as progress:
+        before = _mean_divergence(model, student, judges, progress)
+        for step, i in enumerate(order):
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * _pace(step, steps)
-            loss = _divergence(model, student, ids_BT, mask_BT)
+                group["lr"] = LEARNING_RATE * _pace(step, len(order))
+            loss = _divergences(model, student, batches[i]).mean()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
             optimizer.step()
             optimizer.zero_grad()
             progress.advance(note=f"KL {loss.item():.4f}")
-    return _found(student, weights)
+        after = _mean_divergence(model, student, judges, progress)
+    report = RecoveryReport(tokens=passes * tokens, mean_kl_before=before, mean_kl_after=after, kept=after < before)
+    scales, norms = _found(student, weights) if report.kept else ({}, {})
+    return Recovered(scales=scales, norms=norms, report=report)
 
 
 def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> PreTrainedModel:
@@ -165,12 +196,48 @@ def _scaled(steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
     return (steps_NJM * scales_NJ[..., None]).reshape(steps_NK.shape)
 
 
-def _divergence(model: PreTrainedModel, student: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Compute the mean KL over the tokens of the texts; padding on the right never reaches them."""
+def _passages(texts: Sequence[CalibrationText]) -> list[Passage]:
+    """Batch texts of similar lengths, of at most `BATCH_TOKENS` padded tokens; a longer text is alone."""
+    groups: list[list[CalibrationText]] = []
+    for text in sorted(texts, key=lambda text: len(text.ids)):
+        if not groups or len(text.ids) * (len(groups[-1]) + 1) > BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(text)
+    passages = []
+    for group in groups:
+        ids_BT, mask_BT = padded([text.ids for text in group])
+        starts_B1 = torch.tensor([len(text.prompt) for text in group])[:, None]
+        positions_T = torch.arange(ids_BT.shape[1])
+        passages.append(
+            (ids_BT, (positions_T >= starts_B1 - 1) & mask_BT.roll(-1, 1) & (positions_T + 1 < ids_BT.shape[1]))
+        )
+    return passages
+
+
+def _divergences(model: PreTrainedModel, student: PreTrainedModel, passage: Passage) -> Tensor:
+    """Compute the KL at every token of the completions; padding on the right never reaches them."""
+    ids_BT, predicts_BT = passage
     with torch.no_grad():
-        float_XV = model(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
-    student_XV = student(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
-    return functional.kl_div(student_XV, float_XV, reduction="batchmean", log_target=True)
+        float_XV = _log_probs(model, ids_BT, predicts_BT)
+    student_XV = _log_probs(student, ids_BT, predicts_BT)
+    return functional.kl_div(student_XV, float_XV, reduction="none", log_target=True).sum(-1)
+
+
+def _log_probs(model: PreTrainedModel, ids_BT: Tensor, predicts_BT: Tensor) -> Tensor:
+    """Return log_p_XV where the next token is one of a completion; the head computes nothing else."""
+    log_p_XV: Tensor = model.lm_head(model.model(input_ids=ids_BT).last_hidden_state[predicts_BT]).log_softmax(-1)
+    return log_p_XV
+
+
+@torch.no_grad()
+def _mean_divergence(
+    model: PreTrainedModel, student: PreTrainedModel, passages: Sequence[Passage], progress: Progress
+) -> float:
+    found = []
+    for passage in passages:
+        found.append(_divergences(model, student, passage))
+        progress.advance()
+    return float(torch.cat(found).mean())
 
 
 def _pace(step: int, steps: int) -> float:
@@ -179,7 +246,7 @@ def _pace(step: int, steps: int) -> float:
     return min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _found(student: PreTrainedModel, weights: Mapping[str, Weight]) -> Tuned:
+def _found(student: PreTrainedModel, weights: Mapping[str, Weight]) -> tuple[dict[str, Halves], dict[str, Floats]]:
     scales, norms = {}, {}
     for name in weights:
         modules = [student.get_submodule(source.removesuffix(".weight")) for source in checkpoint_names(name)]
@@ -189,7 +256,7 @@ def _found(student: PreTrainedModel, weights: Mapping[str, Weight]) -> Tuned:
     for name, module in student.named_modules():
         if name.endswith("norm"):
             norms[f"{name}.weight"] = module.weight.detach().numpy()
-    return Tuned(scales=scales, norms=norms)
+    return scales, norms
 
 
 def _is_in_layer(name: str) -> bool:
