@@ -1,6 +1,6 @@
 """Compares what each way of learning from the same teacher buys in equal processor seconds.
 
-    python -m benchmarks.training.ways --folder runs/ways [--seconds 300] [--seeds 0 1 2] [--ways sft …] [--at-once 1]
+    python -m benchmarks.training.ways --folder runs/ways [--seconds 800] [--seeds 0 1 2] [--ways sft …] [--at-once 1]
 
     all          supervised, on all of the teacher's traces
     verified     supervised, on those whose answer is right
@@ -37,7 +37,7 @@ from toolkit.terminal import say
 
 STUDENT, TEACHER = "smollm2-135m", "builtin"
 BATCH = 8
-PER_FAMILY = 240
+PER_FAMILY = 500
 """Problems of each family that the teacher answers, more than a training takes."""
 SUPERVISED_SHARE = 0.6
 """Of the seconds of a way with a second stage."""
@@ -188,7 +188,7 @@ class Bench:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=300.0, help="processor seconds; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=800.0, help="processor seconds of a training; default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="default: all")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at once; default: %(default)s")
