@@ -115,8 +115,9 @@ def _distinct(drawn: Iterator[Problem], name: str, split: Split, count: int) -> 
     return list(problems.values())
 
 
-def draw(name: str, seed: int) -> Iterator[Problem]:
-    """Yield endless problems of one family; the same seed gives the same ones."""
+def draw(name: str, seed: int, **settings: Any) -> Iterator[Problem]:
+    """Yield endless problems of one family; the same seed gives the same ones. `settings` replace those of the
+    family."""
     try:
         import reasoning_gym
     except ImportError as error:
@@ -125,7 +126,9 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
     if family is None:
         raise InputError(f"unknown family {name!r}; known are {', '.join(FAMILIES)}")
     # reasoning-gym seeds entry i with seed + i: seeds far apart share no entries
-    entries = reasoning_gym.create_dataset(name, seed=seed * 10_000_000, size=10_000_000, **family.settings)
+    entries = reasoning_gym.create_dataset(
+        name, seed=seed * 10_000_000, size=10_000_000, **{**family.settings, **settings}
+    )
     index = 0
     while True:
         index += 1
