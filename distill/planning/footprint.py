@@ -8,8 +8,9 @@ counted so is small and named: the program itself.
     program + weights + optimizer + max( activations + logits + head's gradient     the loss of a row
                                          gradients + one of them in fp32            the update )
 
-With several rows or batches in an update the gradients of the earlier ones are there all the time. So they are counted
-on a CPU: the C library's heap seldom finds room for a gradient in what the activations before it have left.
+With several rows or batches in an update the gradients of the earlier ones are there all the time. On a CPU gradients
+are counted so too if the row has fewer tokens than the student is wide: a matrix's gradient is then larger than any
+room that an activation leaves in the C library's heap.
 """
 
 # Shapes: N tokens of a row, C tokens that predict a completion token, D hidden, V vocabulary.
@@ -36,9 +37,12 @@ from distill.training.train_config import TrainConfig
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
 """A weight's share of its block: 4 bits, an 8-bit scale, an fp32 scale for 256 of those (QLoRA, section 3)."""
 FP32 = torch.float32.itemsize
-HEAP_SHARE = 1.2
+HEAP_SHARE, WITH_ADAPTERS = 1.2, 1.6
 """What the C library's heap takes for activations, by their bytes: 1.20 for a student of 135M with all weights trained,
-1.24 with those of 360M, 1.25 with adapters (`python -m benchmarks.training.planned`). Allocators of GPUs waste less."""
+1.24 for one of 360M; with adapters 1.5 to 1.7, since their optimizer's many small tensors lie between what was free
+(`python -m benchmarks.training.planned`). Allocators of GPUs waste less."""
+COPIES_IN_8_BIT = 5
+"""Tensors in fp32 of a weight's size that bitsandbytes makes on a CPU to update it in 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +108,20 @@ def footprint(
     sizes, width = sizes_of(model, train), dtype.itemsize
     weights = width * (sizes.parameters - sizes.quantized) + NF4_BYTES * sizes.quantized
     state = STATE_BYTES[train.optimizer] - (FP32 if dtype == torch.float32 else 0)
-    saved = saved_bytes(model, config, train, row, dtype) * (HEAP_SHARE if in_heap else 1.0)
+    saved = saved_bytes(model, config, train, row, dtype)
+    if in_heap:
+        saved *= WITH_ADAPTERS if train.lora_rank else HEAP_SHARE
+    copies = COPIES_IN_8_BIT * FP32 * sizes.largest_trained if in_heap and train.optimizer == "adamw_8bit" else 0.0
     logits, chunked = _logits_bytes(config.vocab_size, row.trained_tokens, width)
     gradients = width * sizes.trained / shards
-    before = gradients if rows > 1 or in_heap else 0.0
+    before = gradients if rows > 1 or (in_heap and row.tokens < config.hidden_size) else 0.0
     at_loss = max(before, (FP32 if chunked else width) * sizes.head)
     at_update = gradients + FP32 * sizes.largest_trained
     is_loss = saved + logits + at_loss >= at_update
     return Footprint(
         program=program,
         weights=weights / shards,
-        optimizer=state * sizes.trained / shards,
+        optimizer=state * sizes.trained / shards + copies,
         gradients=at_loss if is_loss else at_update,
         activations=saved if is_loss else 0.0,
         logits=logits if is_loss else 0.0,
