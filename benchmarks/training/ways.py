@@ -1,6 +1,6 @@
 """Compares what each way of learning from the same teacher buys in equal processor seconds.
 
-    python -m benchmarks.training.ways --folder runs/ways [--seconds 800] [--seeds 0 1 2] [--ways sft …] [--at-once 1]
+    python -m benchmarks.training.ways --folder runs/ways [--seconds 800] [--seeds 0 1 2] [--ways rl …] [--at-once 1]
 
     all          supervised, on all of the teacher's traces
     verified     supervised, on those whose answer is right
@@ -131,7 +131,7 @@ class Bench:
 
     def _trained(self, name: str, way: str, seed: int, updates: int, second: int) -> float:
         how = WAYS[way]
-        traces = self.chosen(seed, "all") / "train.jsonl" if how.keep == "all" else self.traces(seed) / "traces.jsonl"
+        traces = self.all_of(seed) / "train.jsonl" if how.keep == "all" else self.traces(seed) / "traces.jsonl"
         command = ["distill", "--teacher", TEACHER, "--student", STUDENT, "--traces", str(traces), *how.first]
         command += ["--seed", str(seed)]
         command += ["--set", f"train.max_updates={updates}", "--set", f"train.batch_examples={BATCH}"]
@@ -145,10 +145,11 @@ class Bench:
         self._seconds(out.name, [*command, "--batch-size", "128"])
         return out
 
-    def chosen(self, seed: int, keep: str) -> Path:
-        out = self.folder / f"chosen-{keep}-{seed}"
+    def all_of(self, seed: int) -> Path:
+        """Write a training set of all traces, the wrong ones too."""
+        out = self.folder / f"chosen-all-{seed}"
         self._seconds(
-            out.name, ["traces", "curate", str(self.traces(seed)), "--keep", keep, "--near-duplicates", "off"]
+            out.name, ["traces", "curate", str(self.traces(seed)), "--keep", "all", "--near-duplicates", "off"]
         )
         return out
 
@@ -188,7 +189,9 @@ class Bench:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=800.0, help="processor seconds of a training; default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=800.0, help="processor seconds of a training; default: %(default)s"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="default: all")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at once; default: %(default)s")
@@ -198,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in options.seeds:
         bench.traces(seed)
         if "all" in options.ways:
-            bench.chosen(seed, "all")
+            bench.all_of(seed)
     bench.harder()
     for way in options.ways:
         bench.costs(way)
