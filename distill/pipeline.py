@@ -36,7 +36,14 @@ from distill.logits.logits_stage import ROOM, LogitsStage
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import problems_digest, read_problems
-from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
+from distill.problems.splits import (
+    FEW_HELD_OUT,
+    HOLD_OUT_MORE,
+    TRAINING_PER_VALIDATION,
+    check_training_split,
+    of_split,
+    to_learn_from,
+)
 from distill.recipes.distill_recipe import RESOLVED, SAMPLING, DistillRecipe, recipe_text, shipped_recipe
 from distill.reinforcement.rl_config import RlConfig
 from distill.reinforcement.rl_stage import ROOM as RL_ROOM
@@ -321,10 +328,7 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
         )
     if config.traces is not None:
         return given, test_problems  # curation drops their traces
-    if not of_split(given, "train"):
-        raise InputError(
-            f"all {len(given)} problems of {config.problems} fall into the test and validation splits; add more"
-        )
+    check_training_split(given, config.problems)
     return to_learn_from(given), test_problems
 
 

@@ -21,13 +21,12 @@ from distill.curation.judged import check_judgeable
 from distill.pipeline import DistillConfig
 from distill.problems.families import make_problems
 from distill.problems.problem_set import problems_digest, read_problems
-from distill.problems.splits import of_split
+from distill.problems.splits import check_training_split, of_split
 from distill.recipes.distill_recipe import RESOLVED, recipe_text
 from distill.reinforcement.rl_stage import ROOM, RlStage
 from distill.trained_on import write_trained_on
 from distill.training.student import check_room, check_student
 from distill.training.train import check_recipe
-from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.records import Problem, write_records
 from toolkit.runs import Stage, check_out, finish, folder_digest, is_complete, partial_folder, replace_text, say_done
@@ -77,12 +76,8 @@ def reinforce(config: DistillConfig, out: Path, check_memory: Callable[[Path], N
 def _problems(config: DistillConfig, given: Sequence[Problem] | None) -> list[Problem]:
     if given is None:
         return make_problems("train", config.per_family, config.seed, config.families)
-    found = of_split(given, "train")
-    if not found:
-        raise InputError(
-            f"all {len(given)} problems of {config.problems} fall into the test and validation splits; add more"
-        )
-    return found
+    check_training_split(given, config.problems)
+    return of_split(given, "train")
 
 
 def _values(config: DistillConfig) -> dict[str, Any]:

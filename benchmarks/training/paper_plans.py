@@ -16,7 +16,7 @@ import torch
 
 from distill.planning.devices import device
 from distill.planning.footprint import Footprint, PackedRow, footprint
-from distill.planning.training_plan import GPU_PROGRAM_BYTES, equal_examples, plan_training, shape_of
+from distill.planning.training_plan import equal_examples, plan_training, shape_of
 from distill.recipes.distill_recipe import shipped_recipe
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
@@ -69,8 +69,7 @@ def planned(name: str, settings: dict[str, Any], *, tokens: int, trained: int, s
         row,
         rows=1,
         shards=shards,
-        program=GPU_PROGRAM_BYTES,
-        in_heap=False,
+        on_gpu=True,
     )
 
 

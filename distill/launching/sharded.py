@@ -35,6 +35,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from distill.training.journal import SHARDS, check_shards
+from distill.training.student import causal_lm_of
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
 
@@ -46,7 +47,7 @@ def shard(model: nn.Module) -> None:
     """Shard a model over all processes, before an optimizer is made; afterwards every parameter is a `DTensor`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal_lm = causal_lm_of(model)
     settings: Any = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),

@@ -32,6 +32,7 @@ from distill.logits.vocabularies.bridge import Bridge
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
 from distill.training.packed_rows import collate, packed
+from distill.training.student import causal_lm_of
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import ChatFormat
@@ -148,7 +149,7 @@ class LogitsTrainer(StudentTrainer):
             arguments.gradient_accumulation_steps = 1
         super().__init__(model, config, **kwargs | {"train_dataset": Dataset.from_list(rows)})
         self.data_collator = _indices
-        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        causal_lm = causal_lm_of(model)
         causal_lm.forward = _GradedForward(causal_lm, grader.bridge)
         tokens = grader.bridge.student_rows
         self._writer = Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None

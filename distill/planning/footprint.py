@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -31,12 +32,14 @@ from distill.training import document_attention
 from distill.training.completion_loss import LOGITS_BYTES, ROWS
 from distill.training.document_attention import Documents
 from distill.training.optimizers.choice import STATE_BYTES
-from distill.training.student import add_adapters
+from distill.training.student import add_adapters, causal_lm_of
 from distill.training.train_config import TrainConfig
 
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
 """A weight's share of its block: 4 bits, an 8-bit scale, an fp32 scale for 256 of those (QLoRA, section 3)."""
 FP32 = torch.float32.itemsize
+GPU_PROGRAM_BYTES = 1.5e9
+"""A CUDA context with its libraries, and fragments of its allocator."""
 HEAP_SHARE, WITH_ADAPTERS = 1.2, 1.6
 """What the C library's heap takes for activations, by their bytes: 1.20 for a student of 135M with all weights trained,
 1.24 for one of 360M; with adapters 1.5 to 1.7, since their optimizer's many small tensors lie between what was free
@@ -96,25 +99,25 @@ def footprint(
     *,
     rows: int,
     shards: int,
-    program: float,
-    in_heap: bool,
+    on_gpu: bool,
 ) -> Footprint:
     """Return what an update of so many rows of this size takes at its peak, in one process.
 
     `dtype`: in which the steps compute. `shards`: processes among which weights, gradients and optimizer are divided.
-    `in_heap`: whether memory is the C library's, as on a CPU.
+    `on_gpu`: whether a GPU of its own holds it, or the C library's heap, beside all that this process holds now.
     """
+    program = GPU_PROGRAM_BYTES if on_gpu else psutil.Process().memory_info().rss
     model = meta_model(config, train, dtype)
     sizes, width = sizes_of(model, train), dtype.itemsize
     weights = width * (sizes.parameters - sizes.quantized) + NF4_BYTES * sizes.quantized
     state = STATE_BYTES[train.optimizer] - (FP32 if dtype == torch.float32 else 0)
     saved = saved_bytes(model, config, train, row, dtype)
-    if in_heap:
+    if not on_gpu:
         saved *= WITH_ADAPTERS if train.lora_rank else HEAP_SHARE
-    copies = COPIES_IN_8_BIT * FP32 * sizes.largest_trained if in_heap and train.optimizer == "adamw_8bit" else 0.0
+    copies = COPIES_IN_8_BIT * FP32 * sizes.largest_trained if not on_gpu and train.optimizer == "adamw_8bit" else 0.0
     logits, chunked = _logits_bytes(config.vocab_size, row.trained_tokens, width)
     gradients = width * sizes.trained / shards
-    before = gradients if rows > 1 or (in_heap and row.tokens < config.hidden_size) else 0.0
+    before = gradients if rows > 1 or (not on_gpu and row.tokens < config.hidden_size) else 0.0
     at_loss = max(before, (FP32 if chunked else width) * sizes.head)
     at_update = gradients + FP32 * sizes.largest_trained
     is_loss = saved + logits + at_loss >= at_update
@@ -137,7 +140,7 @@ def meta_model(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype)
 
 
 def sizes_of(model: Any, train: TrainConfig) -> Sizes:
-    base = _causal_lm(model)
+    base = causal_lm_of(model)
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     quantized = [layer.weight.numel() for layer in _base_layers(base).values()] if train.quantization else []
     head = base.get_output_embeddings().weight
@@ -152,7 +155,7 @@ def sizes_of(model: Any, train: TrainConfig) -> Sizes:
 
 def saved_bytes(model: Any, config: PretrainedConfig, train: TrainConfig, row: PackedRow, dtype: torch.dtype) -> float:
     """Count the bytes that autograd keeps of a row until its backward pass, the logits aside."""
-    kept = float(_kept(_causal_lm(model), row))
+    kept = float(_kept(causal_lm_of(model), row))
     if not train.gradient_checkpointing:
         return kept
     layers = int(config.num_hidden_layers)
@@ -213,10 +216,6 @@ def _logits_bytes(words: int, trained_tokens: int, width: int) -> tuple[float, b
 def _base_layers(causal_lm: nn.Module) -> dict[str, nn.Linear]:
     """Return the layers that NF4 holds; adapters are layers of their own, and stay as they are."""
     return {name: layer for name, layer in quantized_layers(causal_lm, "4bit").items() if ".lora_" not in name}
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -11,13 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import PretrainedConfig
 
 from distill.planning.footprint import Footprint, PackedRow, footprint
 from distill.planning.training_plan import (
-    GPU_PROGRAM_BYTES,
     Examples,
     equal_examples,
     fullest_row,
@@ -125,8 +123,7 @@ def _need(config: PretrainedConfig, train: TrainConfig, row: PackedRow, *, rows:
         row,
         rows=rows * train.accumulation_steps,
         shards=division.shards,
-        program=GPU_PROGRAM_BYTES if has_gpu else psutil.Process().memory_info().rss,
-        in_heap=not has_gpu,
+        on_gpu=has_gpu,
     )
     free = torch.cuda.mem_get_info()[0] if has_gpu else memory().available_bytes
     return _Need(parts=parts, times=1 if has_gpu else division.here, free_bytes=free)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import psutil
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
@@ -39,8 +38,6 @@ DRAWS = 200
 """Batches that are drawn to find a full one: the examples of a run come in an order of chance."""
 RECOMPUTED = 4 / 3
 """Checkpointing makes each forward pass twice."""
-GPU_PROGRAM_BYTES = 1.5e9
-"""A CUDA context with its libraries, and fragments of its allocator."""
 TRAINED_SHARE = 0.85
 """Of an example's tokens, where only its length is said: a thought is longer than its question."""
 
@@ -126,8 +123,7 @@ def plan_training(
         row,
         rows=rows * train.accumulation_steps,
         shards=devices,
-        program=GPU_PROGRAM_BYTES if gpu else psutil.Process().memory_info().rss,
-        in_heap=gpu is None,
+        on_gpu=gpu is not None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps

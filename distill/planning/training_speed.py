@@ -25,7 +25,7 @@ from distill.planning.footprint import PackedRow
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.optimizers.choice import make_adamw
-from distill.training.student import add_adapters, load_trainable
+from distill.training.student import add_adapters, causal_lm_of, load_trainable
 from distill.training.train_config import TrainConfig
 from toolkit.model.flops import forward_flops
 
@@ -105,7 +105,7 @@ def _rehearsal(
     config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow, layers: int
 ) -> _Rehearsal:
     model = _few_layers(config, train, dtype, layers)
-    causal_lm: Any = model.get_base_model() if train.lora_rank else model
+    causal_lm = causal_lm_of(model)
     if train.gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()

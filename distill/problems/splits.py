@@ -8,8 +8,10 @@ question fall into one split.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from toolkit.errors import InputError
 from toolkit.records import Problem, Split, content_hash
 
 TEST_PERCENT = 10
@@ -44,6 +46,12 @@ def split_of(problem: Problem) -> Split:
 def of_split(problems: Iterable[Problem], split: Split) -> list[Problem]:
     """Return the problems of one split, in their order."""
     return [problem for problem in problems if split_of(problem) == split]
+
+
+def check_training_split(problems: Sequence[Problem], place: Path | None) -> None:
+    """Raise `InputError` if none of a user's problems, which are in `place`, may be learned from."""
+    if not of_split(problems, "train"):
+        raise InputError(f"all {len(problems)} problems of {place} fall into the test and validation splits; add more")
 
 
 def to_learn_from(problems: Iterable[Problem]) -> list[Problem]:

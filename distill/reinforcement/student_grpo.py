@@ -40,7 +40,7 @@ from distill.reinforcement.token_probabilities import token_probabilities
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.optimizers.choice import make_optimizer
 from distill.training.packed_rows import collate, packed
-from distill.training.student import KeepsTypes, types_of
+from distill.training.student import KeepsTypes, causal_lm_of, types_of
 from distill.training.train import recorded_as, shares_beginnings
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import OPEN, ChatFormat
@@ -122,7 +122,7 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
         types = types_of(model)
         super().__init__(
             model,
-            StudentSampler(_causal_lm(model), chat_format, config),
+            StudentSampler(causal_lm_of(model), chat_format, config),
             problems,
             config,
             args=arguments,
@@ -197,8 +197,8 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
 
         Turns on one problem have their prompt in common, which a row holds once.
         """
-        forward = _PolicyForward(_causal_lm(model), self._words)
-        shares = shares_beginnings(_causal_lm(model), self._training)
+        forward = _PolicyForward(causal_lm_of(model), self._words)
+        shares = shares_beginnings(causal_lm_of(model), self._training)
         begin = input_ids.shape[1] - logits_to_keep
         examples = []
         for ids_T, is_token_T in zip(input_ids, attention_mask.bool(), strict=True):
@@ -260,7 +260,3 @@ def grpo_config(config: RlConfig, problems: int, seed: int) -> GrpoConfig:
         weights={name: weight for name, weight in weights.items() if weight},
         seed=seed,
     )
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model

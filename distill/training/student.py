@@ -184,6 +184,11 @@ def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
     return model
 
 
+def causal_lm_of(model: Any) -> Any:
+    """Return the causal language model itself, below its adapters if it has any."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 class KeepsTypes:
     """Lets trainers keep the dtypes of weights: TRL makes adapters of a quantized model bf16 on any machine, and PEFT
     restores adapters in fp32."""

@@ -48,6 +48,7 @@ from distill.training.quantized_base import check_quantization
 from distill.training.student import (
     KeepsTypes,
     add_adapters,
+    causal_lm_of,
     count_changed,
     load_student,
     save_student,
@@ -87,7 +88,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         constants.HF_HUB_DISABLE_TELEMETRY = True
         arguments: SFTConfig = kwargs["args"]
         division = {"rank": arguments.process_index, "processes": arguments.world_size}
-        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        causal_lm = causal_lm_of(model)
         self.shares = shares_beginnings(causal_lm, config)
         """Whether what examples begin with is computed once for all of them in a row."""
         collator = partial(batch_of, row_tokens=config.row_tokens, shares=self.shares, **division)

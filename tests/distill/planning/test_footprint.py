@@ -92,7 +92,7 @@ def test_each_way_to_save_memory_saves_what_it_promises() -> None:
 
     def planned(shards: int = 1, rows: int = 1, **changes: object) -> Footprint:
         train = replace(TRAIN, **changes)  # type: ignore[arg-type]
-        return footprint(config, train, torch.bfloat16, row, rows=rows, shards=shards, program=0.0, in_heap=False)
+        return footprint(config, train, torch.bfloat16, row, rows=rows, shards=shards, on_gpu=True)
 
     whole, lora = planned(), planned(lora_rank=16)
     parameters = sizes_of(meta_model(config, TRAIN, torch.bfloat16), TRAIN).parameters
