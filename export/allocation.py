@@ -23,7 +23,7 @@ import onnx
 import torch
 
 from export.calibration.texts import CalibrationText
-from export.checkpoint.families import MATRICES
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.source import Source
 from export.checkpoint.tensors import Checkpoint, checkpoint_names
 from export.checks.parity import divergence, expectations, scored_expectations

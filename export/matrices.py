@@ -13,7 +13,7 @@ import numpy as np
 from export.calibration.rounding import Calibrated
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
-from export.checkpoint.families import MATRICES
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, checkpoint_names
 from export.folder.model_writer import ModelWriter
 from export.quantization.codes import Weight, round_nearest

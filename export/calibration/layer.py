@@ -2,7 +2,7 @@
 
     stream ─ norm ─ qkv_proj ─ attend ─ o_proj ─ norm ─ + stream ─ norm ─ gate_up_proj ─ gate ─ down_proj ─ norm ─ +
 
-Which norms there are is the family's (`export.checkpoint.families`). The gate compares the exported whole with
+Which norms there are is the family's (`export.checkpoint.decoder_families`). The gate compares the exported whole with
 transformers' own model.
 
 Shapes: B texts of a batch, T tokens, D hidden, F feed-forward, H query heads, G kv heads, A head dim, R rotated pairs.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.checkpoint.families import MATRICES
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.rope import Rope
 from export.checkpoint.tensors import Checkpoint

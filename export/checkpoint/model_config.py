@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from export.checkpoint.families import FAMILIES, Bias, Family
+from export.checkpoint.decoder_families import FAMILIES, Bias, DecoderFamily
 from export.checkpoint.rope import ROPE_TYPES, Rope, read_ropes, rope_types
 from toolkit.errors import InputError
 from toolkit.field_types import check_type, fits
@@ -79,7 +79,7 @@ class ModelConfig:
     """What logits are divided by."""
 
     @property
-    def family(self) -> Family:
+    def family(self) -> DecoderFamily:
         return FAMILIES[self.architecture]
 
     @property

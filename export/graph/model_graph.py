@@ -11,7 +11,7 @@
 `export.graph.attention` writes attention, and `export.graph.nodes` products and what they read from the file. Input and
 output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an initializer that
 a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone. Source:
-transformers' modeling files of the families in `export.checkpoint.families`; drawn are those that norm before.
+transformers' modeling files of the families in `export.checkpoint.decoder_families`; drawn are those that norm before.
 
 Shapes: B batch, T new tokens, D hidden, F feed-forward.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from export.checkpoint.families import MATRICES
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD
 from export.quantization.codes import LARGEST_CODE_BITS, THREE_BITS_BLOCK

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from export.checkpoint.families import FAMILIES
+from export.checkpoint.decoder_families import FAMILIES
 from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import int4_config

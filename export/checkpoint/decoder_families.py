@@ -45,7 +45,7 @@ Bias = str | bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class DecoderFamily:
     """What a class of transformers computes."""
 
     norms: LayerNorms = BEFORE
@@ -71,13 +71,13 @@ class Family:
     """The key of the number by whose root scores are divided, where that is not the head size."""
 
 
-_GLM = Family(qkv_bias="attention_bias", sources=JOINED_MLP, rotates_neighbours=True)
+_GLM = DecoderFamily(qkv_bias="attention_bias", sources=JOINED_MLP, rotates_neighbours=True)
 _BIAS = "attention_bias"
 
-FAMILIES: Mapping[str, Family] = {
-    "Exaone4ForCausalLM": Family(norms=AFTER, qk_norm="each head", windows="by type"),
-    "GemmaForCausalLM": Family(norms_add_one=True, scales_embedding=True, qkv_bias=_BIAS, output_bias=_BIAS),
-    "Gemma3ForCausalLM": Family(
+FAMILIES: Mapping[str, DecoderFamily] = {
+    "Exaone4ForCausalLM": DecoderFamily(norms=AFTER, qk_norm="each head", windows="by type"),
+    "GemmaForCausalLM": DecoderFamily(norms_add_one=True, scales_embedding=True, qkv_bias=_BIAS, output_bias=_BIAS),
+    "Gemma3ForCausalLM": DecoderFamily(
         norms=LayerNorms(
             before_attention="input_layernorm",
             after_attention="post_attention_layernorm",
@@ -94,7 +94,7 @@ FAMILIES: Mapping[str, Family] = {
         output_bias=_BIAS,
     ),
     "GlmForCausalLM": _GLM,
-    "Glm4ForCausalLM": Family(
+    "Glm4ForCausalLM": DecoderFamily(
         norms=LayerNorms(
             before_attention="input_layernorm",
             after_attention="post_self_attn_layernorm",
@@ -105,15 +105,19 @@ FAMILIES: Mapping[str, Family] = {
         sources=_GLM.sources,
         rotates_neighbours=True,
     ),
-    "GraniteForCausalLM": Family(mlp_bias="mlp_bias", has_multipliers=True, qkv_bias=_BIAS, output_bias=_BIAS),
-    "LlamaForCausalLM": Family(mlp_bias="mlp_bias", qkv_bias=_BIAS, output_bias=_BIAS),
-    "MistralForCausalLM": Family(windows="each layer"),
-    "Olmo2ForCausalLM": Family(norms=AFTER, qk_norm="all heads", qkv_bias=_BIAS, output_bias=_BIAS),
-    "Olmo3ForCausalLM": Family(norms=AFTER, qk_norm="all heads", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
-    "Phi3ForCausalLM": Family(sources=JOINED, windows="each layer"),
-    "Qwen2ForCausalLM": Family(qkv_bias=True, windows="by type"),
-    "Qwen3ForCausalLM": Family(qk_norm="each head", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
-    "SeedOssForCausalLM": Family(qkv_bias="attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias"),
-    "SmolLM3ForCausalLM": Family(mlp_bias="mlp_bias", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
+    "GraniteForCausalLM": DecoderFamily(mlp_bias="mlp_bias", has_multipliers=True, qkv_bias=_BIAS, output_bias=_BIAS),
+    "LlamaForCausalLM": DecoderFamily(mlp_bias="mlp_bias", qkv_bias=_BIAS, output_bias=_BIAS),
+    "MistralForCausalLM": DecoderFamily(windows="each layer"),
+    "Olmo2ForCausalLM": DecoderFamily(norms=AFTER, qk_norm="all heads", qkv_bias=_BIAS, output_bias=_BIAS),
+    "Olmo3ForCausalLM": DecoderFamily(
+        norms=AFTER, qk_norm="all heads", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS
+    ),
+    "Phi3ForCausalLM": DecoderFamily(sources=JOINED, windows="each layer"),
+    "Qwen2ForCausalLM": DecoderFamily(qkv_bias=True, windows="by type"),
+    "Qwen3ForCausalLM": DecoderFamily(qk_norm="each head", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
+    "SeedOssForCausalLM": DecoderFamily(
+        qkv_bias="attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias"
+    ),
+    "SmolLM3ForCausalLM": DecoderFamily(mlp_bias="mlp_bias", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
 }
 """By the name of the class."""
