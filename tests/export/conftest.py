@@ -138,7 +138,8 @@ def checkpoint_folder(
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     for parameter_name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=float("norm" in parameter_name), std=0.2)
+            multiplies = "norm" in parameter_name and not FAMILIES[f"{family}ForCausalLM"].norms_add_one
+            torch.nn.init.normal_(parameter, mean=float(multiplies), std=0.2)
         else:
             torch.nn.init.normal_(parameter, std=0.08)
     model.save_pretrained(folder)
