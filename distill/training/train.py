@@ -222,7 +222,7 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
 
 def check_recipe(config: TrainConfig) -> None:
     """Raise `InputError` if values of a recipe exclude each other, or if this machine cannot train so."""
-    check_quantization(config.quantization, lora_rank=config.lora_rank)
+    check_quantization(config.quantization)
     check_optimizer(config.optimizer)
     check_trackers(config.trackers)
 

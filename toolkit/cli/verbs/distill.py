@@ -262,7 +262,7 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
-    check_scale(options, recipe.train)
+    check_scale(options)
     check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:
