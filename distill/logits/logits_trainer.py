@@ -150,7 +150,7 @@ class LogitsTrainer(StudentTrainer):
         super().__init__(model, config, **kwargs | {"train_dataset": Dataset.from_list(rows)})
         self.data_collator = _indices
         causal_lm = causal_lm_of(model)
-        causal_lm.forward = _GradedForward(causal_lm, grader.bridge)
+        causal_lm.forward = _GradedForward(causal_lm, grader.bridge, 0.0 if self.writes else config.neftune_noise)
         tokens = grader.bridge.student_rows
         self._writer = Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None
 
@@ -185,8 +185,8 @@ class LogitsTrainer(StudentTrainer):
 class _GradedForward(LossForward):
     """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
 
-    def __init__(self, causal_lm: Any, bridge: Bridge) -> None:
-        super().__init__(causal_lm)
+    def __init__(self, causal_lm: Any, bridge: Bridge, noise: float) -> None:
+        super().__init__(causal_lm, noise)
         self._bridge = bridge
 
     def __call__(

@@ -119,6 +119,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a teacher": (["--teacher", "builtin"], "--teacher is for learning from a teacher, and --stage rl asks none"),
     "traces": (["--traces", "traces.jsonl"], "--traces is for learning from a teacher, and --stage rl asks none"),
     "epochs": (["--epochs", "2"], "--epochs is for learning from a teacher, and --stage rl asks none; leave it out"),
+    "a rate of supervised training": (
+        ["--set", "train.learning_rate=1e-6"],
+        "--set train.learning_rate has no effect with --stage rl; set rl.learning_rate",
+    ),
+    "a teacher's samples": (["--set", "samples=4"], "--set samples has no effect with --stage rl; set rl.samples"),
+    "noise": (["--set", "train.neftune_noise=5"], "train.neftune_noise has no effect with --stage rl; leave it out"),
     "logits": (["--logits", "teacher"], "--logits is for learning from a teacher"),
     "an unknown value": (["--set", "rl.updtes=2"], "--set: rl.updtes is unknown; did you mean rl.updates?"),
     "one turn": (["--set", "rl.samples=1"], "rl.samples (1) must be a whole number at least 2"),
