@@ -270,14 +270,20 @@ def _set_context(student: Any, context_tokens: int) -> None:
 
 
 def check_targets(student: nn.Module, targets: Sequence[str]) -> None:
-    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student."""
-    layers = {name.rpartition(".")[2] for name, module in student.named_modules() if isinstance(module, nn.Linear)}
+    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student, or its
+    head, whose weights the loss reads without adapters."""
+    head = causal_lm_of(student).get_output_embeddings()
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
     for target in targets:
         if target.rpartition(".")[2] not in layers:
             near = get_close_matches(target, layers, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(layers))}"
             raise InputError(
-                f"train.lora_targets names {target!r:.60}, which the student has no linear layer of; {hint}"
+                f"train.lora_targets names {target!r:.60}, which is no linear layer below the student's head; {hint}"
             )
 
 
