@@ -35,8 +35,12 @@ from distill.training.packed_rows import collate, packed
 from distill.training.student import causal_lm_of
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
+from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example
+
+MOST_UNGRADED = 3
+"""Updates without a graded token after which a run is given up: it would learn nothing of the teacher."""
 
 
 def teachers_turns(examples: Sequence[Example], chat_format: ChatFormat, sources: Sequence[str]) -> list[StudentTurn]:
@@ -143,6 +147,8 @@ class LogitsTrainer(StudentTrainer):
         rows = [{"index": n, "input_ids": [*turn.prompt, *turn.completion]} for n, turn in enumerate(self._turns)]
         self.writes = logits.source == "on_policy"
         """Whether the student writes what it learns from."""
+        self._ungraded = 0
+        """Updates since the last one of which a token was graded."""
         if self.writes:
             arguments = kwargs["args"]
             arguments.max_steps, arguments.per_device_train_batch_size = logits.updates, logits.rollouts
@@ -176,6 +182,12 @@ class LogitsTrainer(StudentTrainer):
         graded = sum(int(grade.facts.length_P.sum()) for grade in grades if grade is not None)
         metrics = self._metrics["train"]
         metrics["graded"].append(graded / max(written, 1))
+        self._ungraded = 0 if graded or self._logits.source == "stored" else self._ungraded + 1
+        if self._ungraded == MOST_UNGRADED:
+            raise InputError(
+                f"the teacher graded no token of {MOST_UNGRADED} updates in a row: its tokens cannot write these "
+                "turns, or they exceed its context; choose another teacher, or learn from its texts alone"
+            )
         metrics["completions/mean_length"].append(written / len(turns))
         beta = self._logits.beta_at(progress)
         rows = rows_of(turns, grades, self._logits, beta, self._config.row_tokens, shares=self.shares)
