@@ -14,6 +14,7 @@ for other tokenizers and servers change between releases; so this is the one pat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.local.decoding_view import NotFinite
 from distill.logits.grading.graded_loss import Graded, graded_loss
 from distill.logits.grading.teacher_events import joined
 from distill.logits.grading.turns import Grader, Grades, StudentTurn
@@ -31,6 +33,7 @@ from distill.logits.rollouts import Writer
 from distill.logits.vocabularies.bridge import Bridge
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
+from distill.training.journal import diverged
 from distill.training.packed_rows import collate, packed
 from distill.training.student import causal_lm_of
 from distill.training.train import StudentTrainer
@@ -175,7 +178,10 @@ class LogitsTrainer(StudentTrainer):
         if self._writer:
             examples = [self._examples[index] for index in indices]
             salt = self.state.global_step * self.args.gradient_accumulation_steps + number
-            turns = self._writer.write(examples, salt, self._logits.tokens_at(progress))
+            try:
+                turns = self._writer.write(examples, salt, self._logits.tokens_at(progress))
+            except NotFinite as error:
+                raise diverged("student's logit", self.state.global_step + 1, math.nan, self.args) from error
             self.state.num_input_tokens_seen += sum(len(turn.prompt) + len(turn.completion) for turn in turns)
         grades = self._grader.grade(turns)
         written = sum(len(turn.completion) for turn in turns)

@@ -139,6 +139,12 @@ def test_a_teacher_that_grades_nothing_is_given_up(tiny_student: Path, tmp_path:
             run(tiny_student, resolve("builtin"), tmp_path / "out", logits)
 
 
+def test_a_student_that_diverges_is_given_up(tiny_student: Path, tmp_path: Path) -> None:
+    logits = replace(USUAL["on_policy"], updates=5, rollouts=4, max_new_tokens=4)
+    with pytest.raises(InputError, match=r"training diverged: the .* of update 2 is nan; lower the learning rate"):
+        run(tiny_student, resolve("builtin"), tmp_path / "out", logits, learning_rate=1e9, warmup_share=0.0)
+
+
 def test_a_piece_of_the_teachers_turn_leaves_room_for_all_turns(tiny_student: Path) -> None:
     """The shortest room is that of all turns that are written together."""
     model, chat_format = open_causal_model(tiny_student, torch.float32).model, ChatFormat.from_folder(tiny_student)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def line(student: Path, folder: Path, out: str, *more: str) -> list[str]:
     words = ["distill", "--stage", "rl", "--student", str(student), "--problems", str(write_problems(path))]
     settings = [word for value in VALUES for word in ("--set", f"rl.{value}")]
     return [*words, *settings, "--out", str(folder / out), *more]
+
+
+def test_a_student_that_diverges_is_given_up_and_the_last_checkpoint_is_named(
+    undecided: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = ["--set", "rl.learning_rate=1e9", "--set", "train.checkpoint_every_updates=1"]
+    assert main(line(undecided, tmp_path, "out", *hot)) == 2
+    said = r"training diverged: the student's logit of update 2 is nan; .*; the last good checkpoint is .*checkpoint-1"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def measured_of(out: Path) -> dict[str, Any]:
