@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.data_loader import prepare_data_loader
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader
 
 from distill.launching.shared_job import check_processes
