@@ -106,6 +106,11 @@ class TrainConfig:
         for name, is_used in needed.items():
             if not is_used and getattr(self, name) != DEFAULTS[name]:
                 raise InputError(f"train.{name} ({getattr(self, name)}) has no effect {WITHOUT[_group(name)]}")
+        if self.quantization and not self.lora_rank:
+            raise InputError(
+                f"train.quantization ({self.quantization}) keeps weights that cannot be trained themselves; add "
+                "adapters (--lora, or train.lora_rank), or leave it out"
+            )
         if self.warmup_steps and self.max_updates and self.warmup_steps > self.max_updates:
             raise InputError(
                 f"train.warmup_steps ({self.warmup_steps}) must be at most train.max_updates ({self.max_updates}); "

@@ -48,6 +48,23 @@ def test_a_gpu_is_planned_by_its_data_sheet() -> None:
     assert found.cost == pytest.approx(found.hours * 3.0 * 2) and found.fits
 
 
+def test_what_cannot_be_sharded_is_on_each_gpu_whole() -> None:
+    gpu, examples = device("h100"), equal_examples(64, 512)
+    train = replace(TRAIN, lora_rank=16, quantization="nf4", batch_examples=8)
+    alone, eight = (plan_training(shape_of(SEVEN), train, examples, gpu=gpu, devices=n) for n in (1, 8))
+    assert eight.footprint.weights == alone.footprint.weights
+    sharded = plan_training(shape_of(SEVEN), replace(train, quantization=""), examples, gpu=gpu, devices=8)
+    assert sharded.footprint.weights < alone.footprint.weights
+
+
+def test_what_is_not_planned_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", SEVEN, "--device", "H100", "--set", "logits.source=on_policy", "--set", "rl.updates=5"]
+    assert main(words) == 0
+    assert "what the recipe's logits and rl take beside or after it" in capsys.readouterr().out
+    assert main([*words[:4], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_planned"] == []
+
+
 def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--set", "max_tokens=100", "--json"]
     assert main(words) == 0
@@ -65,6 +82,18 @@ def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFix
             ["plan", SEVEN, "--set", "max_tokens=40000", "--device", "H100"],
             r"max_tokens \(40000\) exceeds the student's context \(32768\); lower it with --set max_tokens=N",
         ),
+        (
+            ["plan", SEVEN, "--recipe", "gpu-24gb", "--device", "H100", "--tokens", "20000"],
+            r"--tokens 20000 exceeds the recipe's max_tokens \(16384\), beyond which examples are left out",
+        ),
+        (["plan", SEVEN, "--device", "H100", "--devices", "99"], r"a batch of 16 examples .* among 99 devices; use at"),
+        (["plan", SEVEN, "--device", "H100", "--examples", "99999999"], "--examples 99999999 must be at most"),
+        (["plan", SEVEN, "--set", "train.quantization=nf4"], r"train\.quantization \(nf4\) keeps weights that cannot"),
+        (
+            ["plan", SEVEN, "--device", "H100", "--lora", "--set", "train.lora_targets=[q_porj]"],
+            r"train\.lora_targets names 'q_porj', which is no linear layer below .*; did you mean q_proj\?",
+        ),
+        (["plan", "builtin"], r"the student's architecture \(deepseek_v3\) must be one of"),
         (["plan", "nobody/nothing"], "shapes that are known without it: Qwen/Qwen2.5-0.5B-Instruct"),
     ],
 )

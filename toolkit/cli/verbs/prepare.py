@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 GB = 1e9
+MOST_EXAMPLES = 10**7
+"""A plan holds the lengths of all."""
 
 
 def add_doctor(add: AddCommand) -> None:
@@ -116,6 +118,7 @@ def plan(options: Options) -> Result:
     if options.devices > 1 and options.device is None:
         raise InputError(f"--devices {options.devices} is for GPUs; name which with --device")
     recipe = resolve_recipe(options.recipe, options.settings, lora=options.lora).recipe
+    _check_sizes(options, recipe)
 
     from distill.planning.devices import device
     from distill.planning.training_plan import plan_training, shape_of
@@ -133,7 +136,29 @@ def plan(options: Options) -> Result:
         price_per_hour=options.price_per_hour,
     )
     where = f"{options.devices} × {gpu.name}" if gpu and options.devices > 1 else gpu.name if gpu else "this machine"
-    return Result(facts={"student": student, "where": where, **found.facts()}, text=_text(found, student, where))
+    later = [name for name in ("logits", "rl") if getattr(recipe, name)]
+    text = _text(found, student, where)
+    if later:
+        text += (
+            f"\nthis is supervised training alone: what the recipe's {' and '.join(later)} take beside or after it (a "
+            "teacher's memory, turns that the student writes) is not planned"
+        )
+    return Result(facts={"student": student, "where": where, **found.facts(), "not_planned": later}, text=text)
+
+
+def _check_sizes(options: Options, recipe: DistillRecipe) -> None:
+    if options.devices > recipe.train.batch_examples:
+        raise InputError(
+            f"a batch of {recipe.train.batch_examples} examples cannot be divided among {options.devices} devices; use "
+            f"at most {recipe.train.batch_examples}, or raise train.batch_examples"
+        )
+    if (options.tokens or 0) > recipe.max_tokens:
+        raise InputError(
+            f"--tokens {options.tokens} exceeds the recipe's max_tokens ({recipe.max_tokens}), beyond which examples "
+            "are left out; lower it, or raise that with --set max_tokens=N"
+        )
+    if options.examples > MOST_EXAMPLES:
+        raise InputError(f"--examples {options.examples} must be at most {MOST_EXAMPLES:,}; plan for fewer")
 
 
 def _check_context(config: PretrainedConfig, recipe: DistillRecipe) -> None:
@@ -159,7 +184,7 @@ def _text(found: TrainingPlan, student: str, where: str) -> str:
     from toolkit.figures.tables import aligned_table
     from toolkit.progress import duration
 
-    trained = "all trained" if found.trained >= found.parameters else f"{found.trained / 1e6:,.1f} million trained"
+    trained = "all trained" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} million trained"
     parts = {part.name: getattr(found.footprint, part.name) for part in fields(found.footprint)}
     rows = [["memory", "GB"], *([name, f"{size / GB:,.2f}"] for name, size in parts.items() if size)]
     rows.append(["at its peak", f"{found.footprint.peak / GB:,.2f}"])
