@@ -171,8 +171,10 @@ def about(name: str) -> str:
 
 def base_of(path: Path) -> str | None:
     """Return the name of the recipe that a file builds on; None for the default, which builds on none."""
-    base = read_mapping(path).get(BASE, None if path == SHIPPED / f"{DEFAULT}.yaml" else DEFAULT)
-    if base is not None and not isinstance(base, str):
+    if path == SHIPPED / f"{DEFAULT}.yaml":
+        return None
+    base = read_mapping(path).get(BASE, DEFAULT)
+    if not isinstance(base, str):
         raise InputError(f"{path}: base ({base!r:.40}) must be the name or the file of a recipe; change it")
     return base
 
@@ -201,8 +203,9 @@ def below(path: Path) -> Path | None:
 
 
 def _own_values(path: Path) -> Flat:
-    values = {key: value for key, value in read_mapping(path).items() if key not in (BASE, ABOUT)}
-    return flattened(values, KNOWN, str(path))
+    values = read_mapping(path)
+    checked(values.get(ABOUT, ""), str, ABOUT, str(path))
+    return flattened({key: values[key] for key in values if key not in (BASE, ABOUT)}, KNOWN, str(path))
 
 
 def _layered(path: Path, above: tuple[Path, ...]) -> Flat:
