@@ -252,7 +252,9 @@ def _begin(
         )
     say(f"distill: checking the student {config.student}")
     recipe = config.train
-    facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
+    facts = check_student(
+        student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets, biases=recipe.lora_bias
+    )
     if check_memory:
         check_memory(student)
     folder = partial_folder(out, stage)

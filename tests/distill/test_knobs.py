@@ -27,6 +27,7 @@ from distill.training.student import check_student, load_student
 from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from export.checkpoint.adapter import Adapter, NeedsPeft
+from tests.distill.students.made_families import write_family
 from tests.distill.test_train import examples, float_model, losses, rates, tiny_recipe
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import ChatFormat
@@ -229,9 +230,40 @@ def test_adapters_kept_apart_are_pefts_and_merge_to_the_same_student(
         torch.testing.assert_close(ours, whole[name].float(), rtol=2e-2, atol=2e-3)
 
 
-def test_a_target_that_the_student_does_not_have_is_refused_before_anything_slow(tiny_student: Path) -> None:
-    with pytest.raises(InputError, match=r"lora_targets names 'q_prj', .* did you mean q_proj\?"):
-        check_student(tiny_student, targets=["v_proj", "q_prj"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("q_prj", r"did you mean q_proj\?"),
+        ("layers.9.q_proj", r"did you mean q_proj\?"),  # PEFT would leave it out beside one that there is
+        ("proj", r"did you mean .*_proj\?|it has down_proj, "),
+        ("lm_head", r"adapters on it would not be trained; leave it out"),
+        ("embed_tokens", r"it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
+    ],
+)
+def test_a_target_that_the_student_does_not_have_is_refused_before_anything_slow(
+    target: str, said: str, tiny_student: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"lora_targets names '{target}', .* ({said})"):
+        check_student(tiny_student, targets=["v_proj", target])
+    check_student(tiny_student, targets=["v_proj", "layers.1.self_attn.q_proj"])
+
+
+@pytest.mark.parametrize(("biases", "changed"), [("none", False), ("all", True), ("lora_only", True)])
+@pytest.mark.parametrize("quantization", ["", "nf4"])
+def test_biases_are_trained_beside_adapters_as_the_recipe_says(
+    biases: str, changed: bool, quantization: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    student = write_family("Qwen2.5", tmp_path / "student")
+    check_student(student, biases=biases)
+    trained(student, tmp_path / "out", **LORA, lora_bias=biases, quantization=quantization)
+    before, after = float_model(student).state_dict(), float_model(tmp_path / "out").state_dict()
+    differ = [not torch.equal(before[name].bfloat16().float(), after[name]) for name in before if "bias" in name]
+    assert differ and any(differ) is changed
+    for name in ("all", "lora_only"):
+        with pytest.raises(InputError, match=rf"lora_bias \({name}\) has no effect, since the student has no biases"):
+            check_student(tiny_student, biases=name)
+    with pytest.raises(InputError, match=r"has no biases in the layers that have adapters; leave it out"):
+        check_student(student, targets=["o_proj"], biases="lora_only")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         ("lr=1e-4", r"--set: lr is unknown; here it is train\.learning_rate"),
         (
             "train=1",
-            r"--set: train is unknown as a key, for it is a section; name a key of it, as train\.learning_rate",
+            r"train is unknown as a key, for it is a section; name a key of it, as train\.learning_rate",
         ),
         ("train.epochs=many", r"--set: train\.epochs \('many'\) must be a whole number"),
         ("train.epochs=", r"train\.epochs \(null\) must be a whole number"),
