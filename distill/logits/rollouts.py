@@ -47,14 +47,15 @@ class Writer:
 
     def write(self, examples: Sequence[Example], step: int, max_new_tokens: int) -> list[StudentTurn]:
         """Write one turn for each example, some of them from a piece of its own turn on."""
-        asked = [self._asked(example, step, place) for place, example in enumerate(examples)]
         turns: list[StudentTurn | None] = [None] * len(examples)
         with decoding(self._model):
             decoder = TorchDecoder(self._view)
+            longest = decoder.max_length - max_new_tokens
+            asked = [self._asked(example, step, place, longest) for place, example in enumerate(examples)]
             sampling = Sampling(
                 temperature=self._config.rollout_temperature,
                 top_p=self._config.rollout_top_p,
-                max_new_tokens=min(max_new_tokens, decoder.max_length - max(len(one.prompt) for one in asked)),
+                max_new_tokens=max_new_tokens,
             )
             for one, sampled in complete_each(decoder, asked, sampling, self._format.stop_ids, rows=ROWS):
                 turns[one.place] = StudentTurn(
@@ -65,12 +66,14 @@ class Writer:
                 )
         return [turn for turn in turns if turn is not None]
 
-    def _asked(self, example: Example, step: int, place: int) -> _Asked:
+    def _asked(self, example: Example, step: int, place: int, longest: int) -> _Asked:
+        """Return what is written on from; `longest`: the most tokens that leave room for a whole turn, which a piece of
+        the teacher's never exceeds."""
         draw = random.Random(f"{self._seed}:{step}:{place}")
         seed = draw.getrandbits(63)
         prompt = self._format.prompt_ids(example.messages)
         if draw.random() >= self._config.teacher_prefix_share:
             return _Asked(prompt=prompt, seed=seed, place=place)
         ids, _ = self._format.training_ids(example.messages, example.reasoning, example.answer)
-        begun = ids[len(prompt) : draw.randrange(len(prompt), len(ids))]
+        begun = ids[len(prompt) : min(draw.randrange(len(prompt), len(ids)), max(longest, len(prompt)))]
         return _Asked(prompt=[*prompt, *begun], seed=seed, place=place, begun=begun)

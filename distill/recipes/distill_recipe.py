@@ -24,7 +24,7 @@ from distill.logits.logits_config import LogitsConfig
 from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
 from distill.recipes.yaml_file import parsed, read_mapping, text_of
 from distill.reinforcement.rl_config import RlConfig
-from distill.training.train_config import TrainConfig
+from distill.training.train_config import DEFAULTS, TrainConfig
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, Share, Within
 
@@ -90,6 +90,16 @@ class DistillRecipe:
     """How the student learns from the teacher's distribution; none: from its texts alone."""
     rl: RlConfig | None = None
     """How the student is reinforced on verified answers after all else; none: it is not."""
+
+    def __post_init__(self) -> None:
+        if self.logits is None or self.logits.source == "on_policy":  # which follows supervised training
+            return
+        for name in ("neftune_noise", "label_smoothing", "loss_on"):
+            if (value := getattr(self.train, name)) != DEFAULTS[name]:
+                raise InputError(
+                    f"train.{name} ({value}) has no effect with logits.source {self.logits.source}, whose loss takes "
+                    "the place of that on texts; leave one of them out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ from distill.training.optimizers.choice import STATE_BYTES
 from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat, load_tokenizer
+from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
 from toolkit.model.decoder import load_model
-from toolkit.model.loading import not_finite, quantization
+from toolkit.model.loading import check_rows, not_finite, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Problem
 from toolkit.sources.model_names import is_exported
@@ -64,16 +64,9 @@ def check_student(
         raise InputError(
             f"the student {student} is an exported model and cannot be trained; choose the model that it was made from"
         )
-    tokenizer = load_tokenizer(student / "tokenizer.json")
     prove_voice(student)
     model: Any = load_model(student, torch.bfloat16)
-    rows = model.get_input_embeddings().weight.shape[0]
-    token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
-    if last >= rows:
-        raise InputError(
-            f"the student's tokenizer has ids beyond its embedding of {rows} rows ({token!r} is {last}); get tokenizer "
-            "and weights of one model"
-        )
+    check_rows(student, model)
     if name := not_finite(model):
         raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
     _check_targets(model, targets)

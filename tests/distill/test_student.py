@@ -70,7 +70,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "exported": (lambda f: (f / "model.onnx").touch(), "is an exported model and cannot be trained"),
     "missing tensor": (drop_tensor, r"lacks model\.norm\.weight"),
     "NaN": (not_a_number, r"weight model\.layers\.0\.mlp\.up_proj\.weight is not finite"),
-    "more ids than rows": (more_tokens, r"ids beyond its embedding of 320 rows \('<\|more\|>' is 400\)"),
+    "more ids than rows": (more_tokens, r"ids beyond the model's embedding of 320 rows \('<\|more\|>' is 400\)"),
     "no turns": (no_turns, r"must end an answer with a token of its vocabulary, but writes '<\|im_end\|>"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; let transformers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold a model that transformers can load"),
