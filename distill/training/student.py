@@ -72,10 +72,12 @@ def check_student(
     _check_targets(model, targets)
     _check_biases(model, targets, biases)
     _set_context(model, context_tokens)
-    return StudentFacts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        max_tokens=model.config.max_position_embeddings,
-    )
+    if (context := model.config.max_position_embeddings) < 1:
+        raise InputError(
+            f"max_position_embeddings ({context}) in {student / 'config.json'} must be at least 1; get the file again, "
+            "or set train.context_tokens"
+        )
+    return StudentFacts(parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=context)
 
 
 def check_room(facts: StudentFacts, folder: Path, config: TrainConfig, *, stages: int = 1) -> None:

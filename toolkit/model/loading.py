@@ -65,9 +65,10 @@ def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **
 
 def quantization(folder: Path) -> str | None:
     """Return how the model of a folder is quantized according to its `config.json`; None if it is not."""
-    settings = read_object(folder / "config.json").get("quantization_config")
+    config = read_object(folder / "config.json")
+    settings = config.get("quantization_config") or config.get("compression_config")  # vLLM's compressor, until 2024
     if not settings:
-        return None
+        return "MLX" if isinstance(config.get("quantization"), dict) else None
     return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else str(settings)
 
 
