@@ -18,7 +18,7 @@ from transformers.optimization import Adafactor
 
 from distill.tracking import event_file
 from distill.tracking.trackers import EVENTS, check_trackers, reported_to
-from distill.training.completion_loss import IGNORED, noisy, spread_loss, summed_loss
+from distill.training.completion_loss import IGNORED, LossForward, noisy, spread_loss, summed_loss
 from distill.training.journal import CHECKPOINTS
 from distill.training.optimizers.mastered import Mastered
 from distill.training.optimizers.muon import MuonAdamW
@@ -136,6 +136,9 @@ def test_each_optimizer_teaches(optimizer: str, rate: float, tiny_student: Path,
         {"label_smoothing": 0.5},
         {"neftune_noise": 300.0},
         {"loss_on": "all"},
+        {"lora_rank": 8, "lora_dropout": 0.5},
+        {"lora_rank": 8, "lora_alpha": 1},
+        {"lora_rank": 8, "quantization": "nf4"},
         {"seed": 1},
     ],
     ids=str,
@@ -144,6 +147,24 @@ def test_each_value_changes_the_training(changes: dict[str, Any], tiny_student: 
     trained(tiny_student, tmp_path / "usual", **{name: changes[name] for name in changes if name != [*changes][-1]})
     trained(tiny_student, tmp_path / "other", **changes)
     assert losses(tmp_path / "other") != losses(tmp_path / "usual")
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 8192])
+def test_a_batch_goes_through_the_student_in_rows_of_the_recipes_length(
+    tokens: int, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    forward = LossForward.__call__
+
+    def watched(self: Any, **batch: Any) -> Any:
+        lengths.append(batch["labels"].numel())  # what examples begin with may be computed once for several
+        return forward(self, **batch)
+
+    monkeypatch.setattr(LossForward, "__call__", watched)
+    trained(tiny_student, tmp_path, 8, row_tokens=tokens)
+    each = list(map(len, tokenize(examples(8), ChatFormat.from_folder(tmp_path))["input_ids"]))
+    assert sum(lengths) == sum(each) and max(lengths) <= max(tokens, max(each))
+    assert {1: len(lengths) == 8, 200: 2 < len(lengths) < 8, 8192: len(lengths) == 2}[tokens]
 
 
 def test_label_smoothing_is_torchs(tiny_student: Path) -> None:

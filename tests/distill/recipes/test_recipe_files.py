@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,6 +241,18 @@ def test_the_document_has_a_row_for_each_value_and_the_names_that_others_have() 
         assert f"`{key}`" in text, name
     for name in OTHER_NAMES:
         assert name in text or name in ELSEWHERE, name
+
+
+def test_each_row_of_the_document_names_a_test_that_there_is() -> None:
+    text = (ROOT / "docs/reference/knobs.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| `train.")]
+    assert {key for row in rows for key in re.findall(r"`train\.(\w+)`", row.split("|")[1])} == {
+        name.removeprefix("train.") for name in KNOWN if name.startswith("train.")
+    }
+    named = [re.findall(r"`([\w/]+\.py)::(test_\w+)`", row) for row in rows]
+    assert all(named)
+    for file, test in {*re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)}:
+        assert f"\ndef {test}(" in (ROOT / "tests/distill" / file).read_text(encoding="utf-8"), (file, test)
 
 
 def test_a_source_of_logits_takes_its_usual_values_and_those_that_are_set(tmp_path: Path) -> None:
