@@ -201,8 +201,7 @@ def distill(
     rl = RlStage(config=config.rl, training=config.train, problems=of_split(problems, "train")) if config.rl else None
     rl = rl.check(student_format, facts.max_tokens) if rl else None
     logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
-    if logits:
-        logits.check_turns([problem.messages for problem in problems], facts.max_tokens)
+    logits = logits.check([problem.messages for problem in problems], facts.max_tokens) if logits else None
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()

@@ -88,12 +88,15 @@ class LogitsStage:
         """Whether the student learns from the traces in this stage, and not before it."""
         return self.config.source != "on_policy"
 
-    def check_turns(self, questions: Sequence[list[Message]], context: int) -> None:
-        """Raise `InputError` if no question leaves room for a turn of the student, which reads so many tokens at once;
-        say how many leave none, whose turns are not written."""
+    def check(self, questions: Sequence[list[Message]], context: int) -> LogitsStage:
+        """Return the stage, for a student that reads so many tokens at once; say how many questions leave no room for a
+        turn of it, on which none is written.
+
+        Raises `InputError` if all of them leave none.
+        """
         self._context = context
         if self.replaces_supervised:
-            return
+            return self
         lengths = [len(self._student.prompt_ids(messages)) for messages in questions]
         fitting = sum(self._fits(length) for length in lengths)
         if not fitting:
@@ -106,6 +109,7 @@ class LogitsStage:
                 f"logits: the student writes no turns on {counted(len(lengths) - fitting, 'question')}: with "
                 f"{self.config.max_new_tokens} tokens they exceed what it reads at once ({context})"
             )
+        return self
 
     def run(
         self,

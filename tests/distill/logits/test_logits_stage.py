@@ -164,9 +164,9 @@ def test_a_turn_that_the_students_context_has_no_room_for_is_refused_and_some_ar
     stage = LogitsStage(replace(config.logits, max_new_tokens=450), teacher, chat_format, None, None)
     examples = read_records(first / "train.jsonl", Example)
     long = replace(examples[0], question="appear " * 70)
-    stage.check_turns([examples[1].messages, long.messages], 512)
+    stage.check([examples[1].messages, long.messages], 512)
     assert "the student writes no turns on 1 question: with 450 tokens they exceed" in capsys.readouterr().err
-    asked = []
+    asked: list[Example] = []
 
     def watched(student: Path, examples: Sequence[Example], *args: Any, **kwargs: Any) -> dict[str, Any]:
         asked.extend(examples)

@@ -201,8 +201,8 @@ def test_each_value_changes_the_training(
     for logits in (usual, replace(usual, **{name: values[name]})):
         if repr(logits) not in curves:
             folder = tmp_path / str(len(curves))
-            rate = {"learning_rate": 3e-3 * logits.learning_rate_share}  # as the stage has it
-            run(tiny_student, resolve("builtin"), folder, logits, **rate)
+            rate = 3e-3 * logits.learning_rate_share  # as the stage has it
+            run(tiny_student, resolve("builtin"), folder, logits, learning_rate=rate)
             keys = ("loss", "grad_norm", "graded", "learning_rate")
             curves[repr(logits)] = [[line[key] for key in keys] for _, line in read_jsonl(folder / "loss.jsonl")]
         found.append(curves[repr(logits)])
