@@ -52,7 +52,7 @@ from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
-from distill.training.student import check_lengths, check_room, check_student
+from distill.training.student import StudentFacts, check_lengths, check_room, check_student
 from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
@@ -112,6 +112,12 @@ class DistillConfig:
     """How the student learns from the teacher's distribution; None: from its texts alone."""
     rl: RlConfig | None = None
     """How the student is reinforced after all else; None: it is not."""
+
+    @property
+    def later(self) -> list[str]:
+        """The stages that go on from what the student has learned from the teacher's texts."""
+        writes = self.logits is not None and self.logits.source == "on_policy"
+        return ["on-policy distillation"] * writes + ["reinforcement"] * (self.rl is not None)
 
 
 def configured(recipe: DistillRecipe) -> DistillConfig:
@@ -191,8 +197,11 @@ def distill(
         return out
     problems, test_problems = _problems(config, given)
     check_judgeable(problems)
-    folder, student_format, rl = _begin(config, student, problems, out, stage, check_memory)
+    folder, student_format, facts = _begin(config, student, problems, out, stage, check_memory)
+    rl = RlStage(config=config.rl, training=config.train, problems=of_split(problems, "train")) if config.rl else None
+    rl = rl.check(student_format, facts.max_tokens) if rl else None
     logits = LogitsStage(config.logits, teacher, student_format, config.traces, known) if config.logits else None
+    logits = logits.check([problem.messages for problem in problems], facts.max_tokens) if logits else None
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -242,28 +251,28 @@ def _begin(
     out: Path,
     stage: Stage,
     check_memory: Callable[[Path], None] | None,
-) -> tuple[Path, ChatFormat, RlStage | None]:
-    """Check the student, and the room for it; return the folder of the run, the student's chat format, and how it is
-    reinforced."""
-    if config.rl and config.train.lora_kept_apart:
+) -> tuple[Path, ChatFormat, StudentFacts]:
+    """Check the student, and the room for it; return the folder of the run, and the student's chat format and facts."""
+    if config.later and config.train.lora_kept_apart:
+        alone = ", or reinforce the student in a run of its own (--stage rl)" if config.rl else ""
         raise InputError(
-            "train.lora_kept_apart keeps what the student learned from traces apart, and reinforcement goes on from a "
-            "whole student; leave it out, or reinforce the student in a run of its own (--stage rl)"
+            f"train.lora_kept_apart keeps what the student learned from traces apart, and {config.later[0]} goes on "
+            f"from a whole student; leave it out{alone}"
         )
     say(f"distill: checking the student {config.student}")
     recipe = config.train
-    facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
+    facts = check_student(
+        student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets, biases=recipe.lora_bias
+    )
     if check_memory:
         check_memory(student)
     folder = partial_folder(out, stage)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    later = [config.logits is not None and config.logits.source == "on_policy", config.rl is not None]
-    check_room(facts, folder, recipe, stages=1 + sum(later))
+    check_room(facts, folder, recipe, stages=1 + len(config.later))
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
-    rl = RlStage(config=config.rl, training=recipe, problems=of_split(problems, "train")) if config.rl else None
-    return folder, student_format, rl.check(student_format, facts.max_tokens) if rl else None
+    return folder, student_format, facts
 
 
 def _train(

@@ -57,7 +57,9 @@ def reinforce(config: DistillConfig, out: Path, check_memory: Callable[[Path], N
     check_judgeable(problems)
     say(f"rl: checking the student {config.student}")
     training = config.train
-    facts = check_student(student, context_tokens=training.context_tokens, targets=training.lora_targets)
+    facts = check_student(
+        student, context_tokens=training.context_tokens, targets=training.lora_targets, biases=training.lora_bias
+    )
     if check_memory:
         check_memory(student)
     folder = partial_folder(out, stage)

@@ -19,6 +19,10 @@ MARKER = "stage.json"
 """The file in a partial folder that holds the key of its run and the fields below."""
 COMMAND, DIRECTORY, NAMES = "command", "directory", "names"
 """The command that began a run, where it was given, and what a person calls the run's inputs."""
+LEFT_OUT = object()
+"""Stands for a value that a run does not record, since it is the default."""
+MOST_TOLD = 80
+"""The most characters of a value in a message."""
 
 
 def command() -> str:
@@ -72,11 +76,17 @@ def difference(found: Any, key: Mapping[str, Any], names: Mapping[str, str]) -> 
 
 def _differences(where: str, found: Any, expected: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(found, dict) and isinstance(expected, dict):
-        keys = sorted(found.keys() | expected.keys())
-        return [each for key in keys for each in _differences(f"{where}.{key}", found.get(key), expected.get(key))]
-    return [] if found == expected else [(where, found, expected)]
+        pairs = {key: (found.get(key, LEFT_OUT), expected.get(key, LEFT_OUT)) for key in found.keys() | expected.keys()}
+        return [each for key in sorted(pairs) for each in _differences(f"{where}.{key}", *pairs[key])]
+    is_same = found == expected or all(value is None or value is LEFT_OUT for value in (found, expected))
+    return [] if is_same else [(where, found, expected)]
 
 
 def _told(where: str, value: Any, names: Mapping[str, str]) -> str:
+    if value is LEFT_OUT:
+        return "left out"
     field, _, name = where.partition(".")
-    return f"{names[name]}, digest {value!r}" if field == "inputs" and name in names else repr(value)
+    if field == "inputs" and name in names:
+        return f"{names[name]}, digest {value!r}"
+    shown = repr(value)
+    return shown if len(shown) <= MOST_TOLD else f"{shown[:MOST_TOLD]}…"

@@ -16,7 +16,7 @@ from distill.training.journal import LOSS
 from distill.training.train import Train
 from toolkit.errors import InputError, ToolkitError
 from toolkit.runs import given_name
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 FAILURES = 3
 """How often workers are started again."""
@@ -33,7 +33,7 @@ def _run(workers: int, address: str, place: Path) -> None:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         has_gpus = _check_cluster(ray.cluster_resources(), workers)
-        say(f"train: on {workers} workers of Ray; {given_name(place.parents[1])}/{LOSS} has the losses")
+        say(f"train: on {counted(workers, 'worker')} of Ray; {given_name(place.parents[1])}/{LOSS} has the losses")
         trainer = TorchTrainer(
             _work,
             train_loop_config={"place": str(place)},

@@ -17,8 +17,9 @@ from distill.local import grouped_attention
 from distill.local.needs import check_room, needs_of
 from distill.local.quantized import LoadIn, check_load_in, prepare, quantization_settings
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import TOKENIZER
 from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder, free_bytes
-from toolkit.model.loading import load_whole, quantization
+from toolkit.model.loading import check_rows, load_whole, not_finite, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import read_object
 
@@ -33,7 +34,8 @@ def open_causal_model(
 ) -> TorchDecoder:
     """Load a checkpoint, by default in bf16 where the processor or GPU has it, or in fewer bits.
 
-    Raises `InputError` if the folder is no causal model, is quantized already, or does not fit the memory.
+    Raises `InputError` if the folder is no causal model, is quantized already, does not fit the memory, has fewer rows
+    than its vocabulary, or a weight that is not finite.
     """
     check_causal(folder)
     if load_in:
@@ -41,11 +43,15 @@ def open_causal_model(
     dtype, attention = dtype or compute_dtype(), attention_of(folder)
     empty = _without_weights(folder, attention)
     check_layers(folder, empty)
+    if (folder / TOKENIZER).is_file():
+        check_rows(folder, empty, added=False)
     check_room(folder, needs_of(empty, folder, dtype, load_in), load_in, free_bytes())
     settings: dict[str, Any] = quantization_settings(empty, load_in, dtype) if load_in else {}
     model = load_whole(
         AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, device_map=devices(), **settings
     ).eval()
+    if name := not_finite(model):
+        raise InputError(f"the weight {name} of {folder} is not finite; get the checkpoint again")
     if load_in or quantization(folder) == "bitsandbytes":
         prepare(model)
     if attention == "sdpa":

@@ -36,9 +36,10 @@ from distill.training.train import train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.records import Example, Trace
+from toolkit.model.loading import check_rows
+from toolkit.records import Example, Message, Trace
 from toolkit.sources.model_names import is_exported
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 ROOM = "logits"
 """The folder of a run in which an on-policy stage works."""
@@ -65,21 +66,13 @@ class LogitsStage:
         self.config, self._student, self._teacher = config, student, teacher
         self._stored: StoredGrades | None = None
         self._aligner: Aligner | None = None
+        self._server: ServerTeacher | None = None
+        self._context = 0
         if config.source == "stored":
             self._stored = _stored(student, traces, read)
         elif isinstance(teacher, ModelFolder):
-            if config.tokenizer:
-                raise InputError(
-                    f"logits.tokenizer ({config.tokenizer}) is for teachers behind a server, and {teacher.folder} has "
-                    "a tokenizer of its own; leave it out"
-                )
             self._aligner = self._beside(teacher.folder, teacher.folder.name)
-            if is_exported(teacher.folder):
-                raise InputError(
-                    f"the teacher {teacher.folder} is an exported model, which gives no distributions of whole texts; "
-                    "choose the model that it was made from, or serve it (toolkit serve)"
-                )
-            check_causal(teacher.folder)
+            self._check_folder(teacher.folder, self._aligner)
         elif isinstance(teacher, Endpoint):
             if not config.tokenizer:
                 raise InputError(
@@ -92,12 +85,36 @@ class LogitsStage:
                     "has no logits; leave it out"
                 )
             self._aligner = self._beside(Path(config.tokenizer), config.tokenizer)
-            self._of_server(teacher, self._aligner).check()
+            self._server = self._of_server(teacher, self._aligner)
+            self._server.check()
 
     @property
     def replaces_supervised(self) -> bool:
         """Whether the student learns from the traces in this stage, and not before it."""
         return self.config.source != "on_policy"
+
+    def check(self, questions: Sequence[list[Message]], context: int) -> LogitsStage:
+        """Return the stage, for a student that reads so many tokens at once; say how many questions leave no room for a
+        turn of it, on which none is written.
+
+        Raises `InputError` if all of them leave none.
+        """
+        self._context = context
+        if self.replaces_supervised:
+            return self
+        lengths = [len(self._student.prompt_ids(messages)) for messages in questions]
+        fitting = sum(self._fits(length) for length in lengths)
+        if not fitting:
+            raise InputError(
+                f"the shortest question ({min(lengths)} tokens) leaves no room for a turn of logits.max_new_tokens "
+                f"({self.config.max_new_tokens}) in what the student reads at once ({context}); lower it"
+            )
+        if fitting < len(lengths):
+            say(
+                f"logits: the student writes no turns on {counted(len(lengths) - fitting, 'question')}: with "
+                f"{self.config.max_new_tokens} tokens they exceed what it reads at once ({context})"
+            )
+        return self
 
     def run(
         self,
@@ -114,6 +131,13 @@ class LogitsStage:
         """
         work = folder if self.replaces_supervised else folder / ROOM
         work.mkdir(exist_ok=True)
+        if not self.replaces_supervised:
+            examples = [each for each in examples if self._fits(len(self._student.prompt_ids(each.messages)))]
+            if not examples:
+                raise InputError(
+                    f"none of the examples' questions leaves room for a turn of logits.max_new_tokens "
+                    f"({self.config.max_new_tokens}) in what the student reads at once ({self._context}); lower it"
+                )
         make_trainer = partial(
             LogitsTrainer,
             logits=self.config,
@@ -134,6 +158,31 @@ class LogitsStage:
             shutil.copyfile(path, folder / path.name)
         return measured
 
+    def _fits(self, prompt_tokens: int) -> bool:
+        return prompt_tokens + self.config.max_new_tokens <= self._context
+
+    def _check_folder(self, folder: Path, aligner: Aligner) -> None:
+        """Raise `InputError` if the model of a folder cannot grade, whose files are read whole for that."""
+        if self.config.tokenizer:
+            raise InputError(
+                f"logits.tokenizer ({self.config.tokenizer}) is for a teacher behind a server, and {folder} has a "
+                "tokenizer; leave it out"
+            )
+        if is_exported(folder):
+            raise InputError(
+                f"the teacher {folder} is an exported model, which gives no distributions of whole texts; "
+                "choose the model that it was made from, or serve it (toolkit serve)"
+            )
+        check_causal(folder)
+        decoder = open_causal_model(folder)
+        check_rows(folder, decoder.model)
+        shortest = len(aligner.teacher.question_ids("")) + self.config.max_new_tokens
+        if not self.replaces_supervised and shortest > decoder.max_length:
+            say(
+                f"logits: of a turn of {self.config.max_new_tokens} tokens, what lies beyond what the teacher reads at "
+                f"once ({decoder.max_length} tokens with its prompt) is not graded"
+            )
+
     def _beside(self, folder: Path, name: str) -> Aligner:
         teacher = ChatFormat.from_folder(folder)
         bridge = build_bridge(
@@ -149,8 +198,8 @@ class LogitsStage:
         if self._stored:
             return self._stored
         assert self._aligner
-        if isinstance(self._teacher, Endpoint):
-            return self._of_server(self._teacher, self._aligner)
+        if self._server:
+            return self._server
         assert isinstance(self._teacher, ModelFolder)
         model = open_causal_model(self._teacher.folder).model
         return LocalTeacher(model, self._aligner, temperature=self.config.temperature, top_k=self.config.top_k)

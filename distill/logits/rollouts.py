@@ -55,7 +55,7 @@ class Writer:
             sampling = Sampling(
                 temperature=self._config.rollout_temperature,
                 top_p=self._config.rollout_top_p,
-                max_new_tokens=min(max_new_tokens, decoder.max_length - max(len(one.prompt) for one in asked)),
+                max_new_tokens=max_new_tokens,
             )
             for one, sampled in complete_each(decoder, asked, sampling, self._format.stop_ids, rows=ROWS):
                 turns[one.place] = StudentTurn(
@@ -67,14 +67,13 @@ class Writer:
         return [turn for turn in turns if turn is not None]
 
     def _asked(self, example: Example, step: int, place: int, longest: int) -> _Asked:
-        """Return a turn to write. `longest`: the tokens that leave room for a whole turn in the student's context; a
-        piece of the teacher's turn does not exceed it, since the shortest room is that of all turns."""
+        """Return what is written on from; `longest`: the most tokens that leave room for a whole turn, which a piece of
+        the teacher's never exceeds."""
         draw = random.Random(f"{self._seed}:{step}:{place}")
         seed = draw.getrandbits(63)
         prompt = self._format.prompt_ids(example.messages)
         if draw.random() >= self._config.teacher_prefix_share:
             return _Asked(prompt=prompt, seed=seed, place=place)
         ids, _ = self._format.training_ids(example.messages, example.reasoning, example.answer)
-        cut = min(draw.randrange(len(prompt), len(ids)), max(longest, len(prompt)))
-        begun = ids[len(prompt) : cut]
+        begun = ids[len(prompt) : min(draw.randrange(len(prompt), len(ids)), max(longest, len(prompt)))]
         return _Asked(prompt=[*prompt, *begun], seed=seed, place=place, begun=begun)

@@ -92,13 +92,14 @@ class DistillRecipe:
     """How the student is reinforced on verified answers after all else; none: it is not."""
 
     def __post_init__(self) -> None:
-        if self.logits and self.logits.source != "on_policy":
-            for name in ("label_smoothing", "loss_on"):
-                if (found := getattr(self.train, name)) != DEFAULTS[name]:
-                    raise InputError(
-                        f"train.{name} ({found}) has no effect with logits.source {self.logits.source}, whose loss is "
-                        "on the teacher's turns and not smoothed; leave it out"
-                    )
+        if self.logits is None or self.logits.source == "on_policy":  # which follows supervised training
+            return
+        for name in ("label_smoothing", "loss_on"):
+            if (value := getattr(self.train, name)) != DEFAULTS[name]:
+                raise InputError(
+                    f"train.{name} ({value}) has no effect with logits.source {self.logits.source}, whose loss takes "
+                    "the place of that on texts; leave one of them out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +181,10 @@ def about(name: str) -> str:
 
 def base_of(path: Path) -> str | None:
     """Return the name of the recipe that a file builds on; None for the default, which builds on none."""
-    values = read_mapping(path)
-    if BASE not in values:
-        return None if path == SHIPPED / f"{DEFAULT}.yaml" else DEFAULT
-    if not isinstance(base := values[BASE], str):
+    if path == SHIPPED / f"{DEFAULT}.yaml":
+        return None
+    base = read_mapping(path).get(BASE, DEFAULT)
+    if not isinstance(base, str):
         raise InputError(f"{path}: base ({base!r:.40}) must be the name or the file of a recipe; change it")
     return base
 
@@ -212,8 +213,9 @@ def below(path: Path) -> Path | None:
 
 
 def _own_values(path: Path) -> Flat:
-    values = {key: value for key, value in read_mapping(path).items() if key not in (BASE, ABOUT)}
-    return flattened(values, KNOWN, str(path))
+    values = read_mapping(path)
+    checked(values.get(ABOUT, ""), str, ABOUT, str(path))
+    return flattened({key: values[key] for key in values if key not in (BASE, ABOUT)}, KNOWN, str(path))
 
 
 def _layered(path: Path, above: tuple[Path, ...]) -> Flat:

@@ -84,7 +84,7 @@ def flattened(values: Mapping[str, Any], known: Mapping[str, Any], source: str, 
 
 
 def refuse_unknown(name: str, known: Iterable[str], source: str) -> None:
-    """Raise `InputError`, which names the nearest key, unless `name` is known."""
+    """Raise `InputError`, which names the nearest key or section, unless `name` is known."""
     names = list(known)
     if name in names:
         return
@@ -93,8 +93,11 @@ def refuse_unknown(name: str, known: Iterable[str], source: str) -> None:
     key = name.rpartition(".")[2]
     if key in OTHER_NAMES:
         raise InputError(f"{source}: {name} is unknown; here it is {OTHER_NAMES[key]}")
+    if within := [other for other in names if other.startswith(f"{name}.")]:
+        raise InputError(f"{source}: {name} is unknown as a key, for it is a section; name a key of it, as {within[0]}")
     by_key = {other.rpartition(".")[2]: other for other in reversed(names)}
-    near = by_key.get(key) or next(iter(get_close_matches(name, names, n=1)), None)
+    all_names = [*names, *{section for other in names if (section := other.rpartition(".")[0])}]
+    near = by_key.get(key) or next(iter(get_close_matches(name, all_names, n=1)), None)
     near = near or next((by_key[other] for other in get_close_matches(key, by_key, n=1)), None)
     remedy = f"did you mean {near}?" if near else "leave it out; docs/reference/knobs.md lists all"
     raise InputError(f"{source}: {name} is unknown; {remedy}")

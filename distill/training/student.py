@@ -28,9 +28,9 @@ from distill.training.optimizers.choice import STATE_BYTES
 from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat, load_tokenizer
+from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
 from toolkit.model.decoder import load_model
-from toolkit.model.loading import not_finite, quantization
+from toolkit.model.loading import check_rows, not_finite, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Problem
 from toolkit.sources.model_names import is_exported
@@ -46,10 +46,13 @@ class StudentFacts:
     """The longest trainable example: the student's context."""
 
 
-def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[str] = ()) -> StudentFacts:
+def check_student(
+    student: Path, *, context_tokens: int = 0, targets: Sequence[str] = (), biases: str = "none"
+) -> StudentFacts:
     """Load the student's weights once, as bf16, and check everything that would fail later.
 
-    `context_tokens` and `targets`: of `TrainConfig`. Raises `InputError` naming what is wrong with the student.
+    `context_tokens`, `targets` and `biases`: of `TrainConfig`, the last two being those of adapters. Raises
+    `InputError` naming what is wrong with the student.
     """
     check_architecture(student)
     if method := quantization(student):
@@ -61,24 +64,20 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
         raise InputError(
             f"the student {student} is an exported model and cannot be trained; choose the model that it was made from"
         )
-    tokenizer = load_tokenizer(student / "tokenizer.json")
     prove_voice(student)
     model: Any = load_model(student, torch.bfloat16)
-    rows = model.get_input_embeddings().weight.shape[0]
-    token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
-    if last >= rows:
-        raise InputError(
-            f"the student's tokenizer has ids beyond its embedding of {rows} rows ({token!r} is {last}); get tokenizer "
-            "and weights of one model"
-        )
+    check_rows(student, model)
     if name := not_finite(model):
         raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
     check_targets(model, targets)
+    _check_biases(model, targets, biases)
     _set_context(model, context_tokens)
-    return StudentFacts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        max_tokens=model.config.max_position_embeddings,
-    )
+    if (context := model.config.max_position_embeddings) < 1:
+        raise InputError(
+            f"max_position_embeddings ({context}) in {student / 'config.json'} must be at least 1; get the file again, "
+            "or set train.context_tokens"
+        )
+    return StudentFacts(parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=context)
 
 
 def check_room(facts: StudentFacts, folder: Path, config: TrainConfig, *, stages: int = 1) -> None:
@@ -269,22 +268,49 @@ def _set_context(student: Any, context_tokens: int) -> None:
         student.config.max_position_embeddings = context_tokens
 
 
-def check_targets(student: nn.Module, targets: Sequence[str]) -> None:
-    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student, or its
-    head, whose weights the loss reads without adapters."""
-    head = causal_lm_of(student).get_output_embeddings()
-    layers = {
-        name.rpartition(".")[2]
-        for name, module in student.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
+def check_targets(student: Any, targets: Sequence[str]) -> None:
+    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no layer that can have adapters."""
+    layers = _layers_for_adapters(student)
+    kinds = {name.rpartition(".")[2] for name in layers}
     for target in targets:
-        if target.rpartition(".")[2] not in layers:
-            near = get_close_matches(target, layers, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(layers))}"
-            raise InputError(
-                f"train.lora_targets names {target!r:.60}, which is no linear layer below the student's head; {hint}"
-            )
+        if any(_is_named(name, target) for name in layers):
+            continue
+        near = get_close_matches(target.rpartition(".")[2], kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(kinds))}"
+        if target.rpartition(".")[2] == "lm_head":
+            hint = "the loss reads the head's weights themselves, so adapters on it would not be trained; leave it out"
+        raise InputError(
+            f"train.lora_targets names {target!r:.60}, which the student has no linear layer of for adapters; {hint}"
+        )
+
+
+def _check_biases(student: Any, targets: Sequence[str], biases: str) -> None:
+    """Raise `InputError` if the student has none of the biases that are to be trained beside adapters."""
+    if biases == "none":
+        return
+    adapted = [
+        layer
+        for name, layer in _layers_for_adapters(student).items()
+        if not targets or any(_is_named(name, target) for target in targets)
+    ]
+    has_some = any(layer.bias is not None for layer in adapted)
+    if biases == "all":
+        has_some = any("bias" in name for name, _ in student.named_parameters())
+    if not has_some:
+        of = "" if biases == "all" else " in the layers that have adapters"
+        raise InputError(f"train.lora_bias ({biases}) has no effect, since the student has no biases{of}; leave it out")
+
+
+def _layers_for_adapters(student: Any) -> dict[str, nn.Linear]:
+    head = causal_lm_of(student).get_output_embeddings()
+    return {
+        name: module for name, module in student.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }
+
+
+def _is_named(layer: str, target: str) -> bool:
+    """Whether PEFT puts an adapter on a layer because of a target: its name, or the end of it from a dot on."""
+    return layer == target or layer.endswith(f".{target}")
 
 
 def _saved_digest(weight: torch.Tensor) -> str:

@@ -18,7 +18,7 @@ from transformers.optimization import Adafactor
 
 from distill.tracking import event_file
 from distill.tracking.trackers import EVENTS, check_trackers, reported_to
-from distill.training.completion_loss import IGNORED, noisy, spread_loss, summed_loss
+from distill.training.completion_loss import IGNORED, LossForward, noisy, spread_loss, summed_loss
 from distill.training.journal import CHECKPOINTS
 from distill.training.optimizers.mastered import Mastered
 from distill.training.optimizers.muon import MuonAdamW
@@ -27,6 +27,7 @@ from distill.training.student import check_student, load_student
 from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from export.checkpoint.adapter import Adapter, NeedsPeft
+from tests.distill.students.made_families import write_family
 from tests.distill.test_train import examples, float_model, losses, rates, tiny_recipe
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import ChatFormat
@@ -135,6 +136,9 @@ def test_each_optimizer_teaches(optimizer: str, rate: float, tiny_student: Path,
         {"label_smoothing": 0.5},
         {"neftune_noise": 300.0},
         {"loss_on": "all"},
+        {"lora_rank": 8, "lora_dropout": 0.5},
+        {"lora_rank": 8, "lora_alpha": 1},
+        {"lora_rank": 8, "quantization": "nf4"},
         {"seed": 1},
     ],
     ids=str,
@@ -143,6 +147,24 @@ def test_each_value_changes_the_training(changes: dict[str, Any], tiny_student: 
     trained(tiny_student, tmp_path / "usual", **{name: changes[name] for name in changes if name != [*changes][-1]})
     trained(tiny_student, tmp_path / "other", **changes)
     assert losses(tmp_path / "other") != losses(tmp_path / "usual")
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 8192])
+def test_a_batch_goes_through_the_student_in_rows_of_the_recipes_length(
+    tokens: int, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    forward = LossForward.__call__
+
+    def watched(self: Any, **batch: Any) -> Any:
+        lengths.append(batch["labels"].numel())  # what examples begin with may be computed once for several
+        return forward(self, **batch)
+
+    monkeypatch.setattr(LossForward, "__call__", watched)
+    trained(tiny_student, tmp_path, 8, row_tokens=tokens)
+    each = list(map(len, tokenize(examples(8), ChatFormat.from_folder(tmp_path))["input_ids"]))
+    assert sum(lengths) == sum(each) and max(lengths) <= max(tokens, max(each))
+    assert {1: len(lengths) == 8, 200: 2 < len(lengths) < 8, 8192: len(lengths) == 2}[tokens]
 
 
 def test_label_smoothing_is_torchs(tiny_student: Path) -> None:
@@ -229,9 +251,40 @@ def test_adapters_kept_apart_are_pefts_and_merge_to_the_same_student(
         torch.testing.assert_close(ours, whole[name].float(), rtol=2e-2, atol=2e-3)
 
 
-def test_a_target_that_the_student_does_not_have_is_refused_before_anything_slow(tiny_student: Path) -> None:
-    with pytest.raises(InputError, match=r"lora_targets names 'q_prj', .* did you mean q_proj\?"):
-        check_student(tiny_student, targets=["v_proj", "q_prj"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("q_prj", r"did you mean q_proj\?"),
+        ("layers.9.q_proj", r"did you mean q_proj\?"),  # PEFT would leave it out beside one that there is
+        ("proj", r"did you mean .*_proj\?|it has down_proj, "),
+        ("lm_head", r"adapters on it would not be trained; leave it out"),
+        ("embed_tokens", r"it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"),
+    ],
+)
+def test_a_target_that_the_student_does_not_have_is_refused_before_anything_slow(
+    target: str, said: str, tiny_student: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"lora_targets names '{target}', .* ({said})"):
+        check_student(tiny_student, targets=["v_proj", target])
+    check_student(tiny_student, targets=["v_proj", "layers.1.self_attn.q_proj"])
+
+
+@pytest.mark.parametrize(("biases", "changed"), [("none", False), ("all", True), ("lora_only", True)])
+@pytest.mark.parametrize("quantization", ["", "nf4"])
+def test_biases_are_trained_beside_adapters_as_the_recipe_says(
+    biases: str, changed: bool, quantization: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    student = write_family("Qwen2.5", tmp_path / "student")
+    check_student(student, biases=biases)
+    trained(student, tmp_path / "out", **LORA, lora_bias=biases, quantization=quantization)
+    before, after = float_model(student).state_dict(), float_model(tmp_path / "out").state_dict()
+    differ = [not torch.equal(before[name].bfloat16().float(), after[name]) for name in before if "bias" in name]
+    assert differ and any(differ) is changed
+    for name in ("all", "lora_only"):
+        with pytest.raises(InputError, match=rf"lora_bias \({name}\) has no effect, since the student has no biases"):
+            check_student(tiny_student, biases=name)
+    with pytest.raises(InputError, match=r"has no biases in the layers that have adapters; leave it out"):
+        check_student(student, targets=["o_proj"], biases="lora_only")
 
 
 @pytest.mark.parametrize(

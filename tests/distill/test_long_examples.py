@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from distill.training import document_attention
 from distill.training.document_attention import Documents
-from distill.training.train import StudentTrainer, train
+from distill.training.train import train
 from tests.distill.test_train import examples, float_model, losses, tiny_recipe
 
 LENGTHS = [5, 70, 40, 200, 199, 33]
@@ -75,15 +76,17 @@ def test_checkpointing_changes_no_number(lora_rank: int, tiny_student: Path, tmp
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def test_checkpointing_reaches_the_layers(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    step = StudentTrainer.training_step
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing_computes_each_layer_once_more(
+    checkpointing: bool, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    forward = LlamaMLP.forward
 
-    def watched(self: Any, model: Any, *args: Any) -> Any:
-        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-        seen.append([layer.gradient_checkpointing for layer in causal_lm.model.layers])
-        return step(self, model, *args)
+    def watched(self: Any, x: Any) -> Any:
+        computed.append(self)
+        return forward(self, x)
 
-    monkeypatch.setattr(StudentTrainer, "training_step", watched)
-    train(tiny_student, examples(4), replace(tiny_recipe(), gradient_checkpointing=True), tmp_path)
-    assert seen == [[True, True]]
+    monkeypatch.setattr(LlamaMLP, "forward", watched)
+    train(tiny_student, examples(4), replace(tiny_recipe(), gradient_checkpointing=checkpointing), tmp_path)
+    assert len(computed) == 2 * len(set(computed)) == 4 if checkpointing else len(computed) == 2

@@ -67,10 +67,22 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: set_config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "is quantized by bitsandbytes and cannot be trained",
     ),
+    "quantized by vLLM's compressor": (
+        lambda f: set_config(f, compression_config={"quant_method": "compressed-tensors"}),
+        "is quantized by compressed-tensors and cannot be trained",
+    ),
+    "quantized by MLX": (
+        lambda f: set_config(f, quantization={"group_size": 64, "bits": 4}),
+        "is quantized by MLX and cannot be trained",
+    ),
+    "no context": (
+        lambda f: set_config(f, max_position_embeddings=0),
+        r"max_position_embeddings \(0\) in .*config\.json must be at least 1; get the file again",
+    ),
     "exported": (lambda f: (f / "model.onnx").touch(), "is an exported model and cannot be trained"),
     "missing tensor": (drop_tensor, r"lacks model\.norm\.weight"),
     "NaN": (not_a_number, r"weight model\.layers\.0\.mlp\.up_proj\.weight is not finite"),
-    "more ids than rows": (more_tokens, r"ids beyond its embedding of 320 rows \('<\|more\|>' is 400\)"),
+    "more ids than rows": (more_tokens, r"ids beyond the model's embedding of 320 rows \('<\|more\|>' is 400\)"),
     "no turns": (no_turns, r"must end an answer with a token of its vocabulary, but writes '<\|im_end\|>"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; let transformers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold a model that transformers can load"),

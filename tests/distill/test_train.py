@@ -231,7 +231,9 @@ def test_what_is_told_of_a_training_is_of_its_last_update(made: int, tiny_studen
     rows = examples(made)
     measured = train(tiny_student, rows, replace(tiny_recipe(), batch_examples=1, log_every=5), tmp_path)
     tokens = sum(len(ids) for ids in tokenize(rows, ChatFormat.from_folder(tmp_path))["input_ids"])
-    last = json.loads((tmp_path / LOSS).read_text().splitlines()[-1])
+    lines = [json.loads(line) for line in (tmp_path / LOSS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted({1, *range(5, made, 5), made}), "the first, each fifth, the last"
+    last = lines[-1]
     assert (last["step"], last["tokens"]) == (made, tokens)
     assert (measured["updates"], measured["chosen_update"], measured["tokens"]) == (made, made, tokens)
     assert measured["final_loss"] == last["loss"]

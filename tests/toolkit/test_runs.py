@@ -60,7 +60,11 @@ def test_a_finished_folder_is_complete_and_says_what_it_holds(tmp_path: Path) ->
             Stage(name="pull", config={"epochs": 2, "seed": 1}, inputs={"student": "aa"}),
             r"stage \('train'\).*\('pull'\)",
         ),
-        (Stage(name="train", config={"epochs": 2}, inputs={"student": "aa"}), r"config.seed \(1\).*\(None\)"),
+        (Stage(name="train", config={"epochs": 2}, inputs={"student": "aa"}), r"config.seed \(1\).*\(left out\)"),
+        (
+            Stage(name="train", config={"epochs": 2, "seed": 1, "rl": {"a": "b" * 99}}, inputs={"student": "aa"}),
+            r"config.rl \(left out\) must equal this run's \(\{'a': 'b{73}…\)",
+        ),
     ],
 )
 def test_another_run_in_the_folder_is_named_with_both_values(tmp_path: Path, other: Stage, difference: str) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import TOKENIZER, load_tokenizer
 from toolkit.records import read_object
 from toolkit.sources.safetensors_header import read_header
 from toolkit.terminal import listed
@@ -64,10 +65,26 @@ def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **
 
 def quantization(folder: Path) -> str | None:
     """Return how the model of a folder is quantized according to its `config.json`; None if it is not."""
-    settings = read_object(folder / "config.json").get("quantization_config")
+    config = read_object(folder / "config.json")
+    settings = config.get("quantization_config") or config.get("compression_config")  # vLLM's compressor, until 2024
     if not settings:
-        return None
+        return "MLX" if isinstance(config.get("quantization"), dict) else None
     return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else str(settings)
+
+
+def check_rows(folder: Path, model: PreTrainedModel, *, added: bool = True) -> None:
+    """Raise `InputError` if the tokenizer of a folder has ids that its model has no embedding for.
+
+    `added`: whether tokens that were added to the vocabulary count, such as one for padding, which no text has.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = load_tokenizer(folder / TOKENIZER).get_vocab(with_added_tokens=added)
+    token, last = max(ids.items(), key=lambda entry: entry[1], default=("", -1))
+    if last >= rows:
+        raise InputError(
+            f"the tokenizer of {folder} has ids beyond the model's embedding of {rows} rows ({token!r} is {last}); get "
+            "tokenizer and weights of one model"
+        )
 
 
 def not_finite(model: torch.nn.Module) -> str | None:

@@ -2,44 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.logits.logits_config import USUAL, LogitsConfig
 from distill.recipes.distill_recipe import resolve_recipe
+from distill.recipes.yaml_file import text_of
 from toolkit.errors import InputError
 
 
+def read(values: dict[str, Any], folder: Path) -> LogitsConfig:
+    """Read a section as a recipe's file has it."""
+    path = folder / "mine.yaml"
+    path.write_text(text_of({"logits": values}))
+    logits = resolve_recipe(str(path)).recipe.logits
+    assert logits is not None
+    return logits
+
+
 @pytest.mark.parametrize("source", ["stored", "teacher", "on_policy"])
-def test_what_a_section_leaves_out_is_usual_for_its_source(source: str) -> None:
-    assert LogitsConfig.from_dict({"source": source}) == USUAL[source]
-    changed = LogitsConfig.from_dict({"source": source, "learning_rate_share": 0.75, "divergence_beta": 1})
+def test_what_a_section_leaves_out_is_usual_for_its_source(source: str, tmp_path: Path) -> None:
+    assert read({"source": source}, tmp_path) == USUAL[source]
+    changed = read({"source": source, "learning_rate_share": 0.75, "divergence_beta": 1}, tmp_path)
     assert (changed.learning_rate_share, changed.divergence_beta, changed.final_divergence_beta) == (0.75, 1, 1)
+    assert read(asdict(USUAL[source]), tmp_path) == USUAL[source], "as a run's recipe.yaml has it"
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, r"logits.source \(None\) must be one of stored, teacher, on_policy"),
-        ({"source": "on-policy"}, r"logits.source \('on-policy'\) must be one of"),
-        ({"source": "teacher", "wieght": 1.0}, "has no key 'wieght'; did you mean 'weight'"),
-        ({"source": "teacher", "weight": 1.5}, r"logits.weight \(1.5\) must be between 0 and 1"),
-        ({"source": "teacher", "weight": "half"}, r"weight \('half'\) of a LogitsConfig must be a number"),
-        ({"source": "on_policy", "updates": 0}, r"logits.updates \(0\) must be between 1 and"),
-        ({"source": "on_policy", "weight": 0.75}, r"logits.weight \(0.75\) has no effect with logits.source on_policy"),
-        ({"source": "teacher", "rollouts": 8}, r"logits.rollouts \(8\) has no effect with logits.source teacher"),
-        ({"source": "stored", "top_k": 8}, r"logits.top_k \(8\) has no effect with logits.source stored"),
+        ({"weight": 0.5}, r"logits\.source is left out; set it to one of stored, teacher, on_policy"),
+        ({"source": "on-policy"}, r"logits\.source \('on-policy'\) must be one of .*; did you mean on_policy\?"),
+        ({"source": "teacher", "wieght": 1.0}, r"mine\.yaml: logits\.wieght is unknown; did you mean logits\.weight"),
+        (
+            {"source": "teacher", "weight": 1.5},
+            r"logits\.weight \(1\.5\) must be a number at least 0 and at most 1",
+        ),
+        ({"source": "teacher", "weight": "half"}, r"logits\.weight \('half'\) must be a number; change it"),
+        ({"source": "teacher", "top_k": 1.5}, r"logits\.top_k \(1\.5\) must be a whole number; change it"),
+        ({"source": "on_policy", "updates": 0}, r"logits\.updates \(0\) must be a whole number at least 1"),
+        ({"source": "on_policy", "rollout_top_p": 0.0}, r"logits\.rollout_top_p \(0\.0\) must be a number above 0"),
+        ({"source": "stored", "temperature": 2.0}, r"temperature \(2\.0\) has no effect with logits\.source stored;"),
+        ({"source": "stored", "top_k": 5}, r"logits\.top_k \(5\) has no effect with logits\.source stored;"),
+        ({"source": "teacher", "updates": 7}, r"logits\.updates \(7\) has no effect with logits\.source teacher;"),
+        (
+            {"source": "teacher", "curriculum": 0.5},
+            r"curriculum \(0\.5\) has no effect with logits\.source teacher",
+        ),
+        (
+            {"source": "on_policy", "weight": 0.9},
+            r"weight \(0\.9\) has no effect with logits\.source on_policy",
+        ),
         (
             {"source": "on_policy", "first_new_tokens": 9},
-            r"first_new_tokens \(9\) has no effect .* without a cur",
+            r"tokens \(9\) has no effect without logits\.curriculum",
         ),
-        ({"source": "stored", "temperature": 2.0}, r"logits.temperature \(2.0\) must be 1 for stored candidates"),
     ],
+    ids=str,
 )
-def test_a_wrong_value_is_refused_with_its_name(values: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_refused_with_its_name(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        LogitsConfig.from_dict(values)
+        read(values, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("label_smoothing", 0.1), ("loss_on", "all")])
+@pytest.mark.parametrize("source", ["stored", "teacher", "on_policy"])
+def test_what_the_loss_on_texts_alone_has_is_refused_where_there_is_none(source: str, name: str, value: Any) -> None:
+    settings = [f"logits.source={source}", f"train.{name}={value}"]
+    if source == "on_policy":  # follows training on texts
+        assert getattr(resolve_recipe("demo", settings).recipe.train, name) == value
+        return
+    with pytest.raises(InputError, match=rf"train\.{name} \({value}\) has no effect with logits\.source {source}, "):
+        resolve_recipe("demo", settings)
 
 
 def test_the_divergence_and_the_length_move_with_the_updates() -> None:

@@ -181,3 +181,57 @@ def test_rows_of_padding_are_no_part_of_either_distribution(tmp_path: Path) -> N
         run(student, teacher, out, logits, dtype=torch.bfloat16)
         first = next(values for _, values in read_jsonl(out / "loss.jsonl"))
         assert first["loss"] == pytest.approx(0, abs=1e-2)
+
+
+@pytest.fixture(scope="module")
+def curves() -> dict[str, Any]:
+    """The curves of trainings that were made already."""
+    return {}
+
+
+@pytest.mark.parametrize("source", ["teacher", "on_policy"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"divergence_beta": 1.0},
+        {"final_divergence_beta": 1.0},
+        {"temperature": 2.0},
+        {"weight": 0.9},
+        {"top_k": 3},
+        {"learning_rate_share": 3.0},
+        {"updates": 3},
+        {"rollouts": 2},
+        {"max_new_tokens": 5},
+        {"rollout_temperature": 0.3},
+        {"rollout_top_p": 0.1},
+        {"teacher_prefix_share": 0.0},
+        {"curriculum": 1.0, "first_new_tokens": 2},
+        {"curriculum": 0.5},
+    ],
+    ids=str,
+)
+def test_each_value_changes_the_training(
+    values: dict[str, Any], source: str, tiny_student: Path, tmp_path: Path, curves: dict[str, Any]
+) -> None:
+    """Which values a source does not use is said where a recipe that sets them is refused."""
+    usual = LogitsConfig.from_dict({"source": source})
+    try:
+        LogitsConfig.from_dict({"source": source, **values})
+    except InputError:
+        refused = True
+    else:
+        refused = False
+    small: dict[str, Any] = {"updates": 2, "rollouts": 4, "max_new_tokens": 12, "first_new_tokens": 6}
+    small |= {"teacher_prefix_share": 1.0}
+    *shared, name = values
+    usual = replace(usual, **small, **{key: values[key] for key in shared})
+    found = []
+    for logits in (usual, replace(usual, **{name: values[name]})):
+        if repr(logits) not in curves:
+            folder = tmp_path / str(len(curves))
+            rate = 3e-3 * logits.learning_rate_share  # as the stage has it
+            run(tiny_student, resolve("builtin"), folder, logits, learning_rate=rate)
+            keys = ("loss", "grad_norm", "graded", "learning_rate")
+            curves[repr(logits)] = [[line[key] for key in keys] for _, line in read_jsonl(folder / "loss.jsonl")]
+        found.append(curves[repr(logits)])
+    assert (found[0] == found[1]) is refused

@@ -18,11 +18,14 @@ from transformers import AutoModelForCausalLM
 from apps.access.address import listen
 from apps.server.run_server import build_application
 from apps.server.service import Service
+from distill.endpoints.remote_teacher import connect
 from distill.local.causal_model import open_causal_model
 from distill.logits.grading.local_teacher import LocalTeacher
 from distill.logits.grading.server_teacher import ServerTeacher
 from distill.logits.grading.teacher_events import CandidateEvents
 from distill.logits.grading.turns import Aligner, Grader
+from distill.logits.logits_config import USUAL
+from distill.logits.logits_stage import LogitsStage
 from distill.logits.logits_trainer import teachers_turns
 from distill.logits.vocabularies.bridge import build_bridge
 from export.pipeline import export_model
@@ -78,6 +81,9 @@ def test_it_grades_as_the_same_model_does_here(tiny_student: Path, tmp_path: Pat
         remote = ServerTeacher(url, "tiny", aligner, top_k=5)
         remote.check()
         theirs = events_of(remote, student)
+        named = replace(USUAL["on_policy"], tokenizer=str(teacher))
+        grader = LogitsStage(named, connect(f"{url}#tiny"), aligner.student, None, None)._grader()
+        assert isinstance(grader, ServerTeacher) and grader._longest == 512, "longer turns would be refused"
     model = open_causal_model(teacher, torch.float32).model
     ours = events_of(LocalTeacher(model, aligner, temperature=1.0, top_k=400), student)
     for served, here in zip(theirs, ours, strict=True):

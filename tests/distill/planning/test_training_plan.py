@@ -91,7 +91,7 @@ def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFix
         (["plan", SEVEN, "--set", "train.quantization=nf4"], r"train\.quantization \(nf4\) keeps weights that cannot"),
         (
             ["plan", SEVEN, "--device", "H100", "--lora", "--set", "train.lora_targets=[q_porj]"],
-            r"train\.lora_targets names 'q_porj', which is no linear layer below .*; did you mean q_proj\?",
+            r"train\.lora_targets names 'q_porj', which the student has no linear layer of .*; did you mean q_proj\?",
         ),
         (["plan", "builtin"], r"the student's architecture \(deepseek_v3\) must be one of"),
         (["plan", "nobody/nothing"], "shapes that are known without it: Qwen/Qwen2.5-0.5B-Instruct"),

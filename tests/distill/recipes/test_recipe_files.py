@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ def written(folder: Path, text: str) -> str:
         ("learning_rate: 1.0", r": learning_rate is unknown; did you mean train\.learning_rate\?"),
         ("train: {seed: 3}", r"train\.seed is unknown; did you mean seed\?"),
         ("train: {num_train_epochs: 3}", r"train\.num_train_epochs is unknown; here it is train\.epochs"),
+        ("trian: {epochs: 3}", r"trian is unknown; did you mean train\?"),
+        ("logit: {source: teacher}", r"logit is unknown; did you mean logits\?"),
         ("zzzz: 1", r"zzzz is unknown; leave it out; docs/reference/knobs.md lists all"),
         ("train: {learning_rate: 1e-5}", r"\('1e-5'\) must be a number; YAML 1\.1 reads 1e-5 as a text; write 1\.0e-5"),
         ("train: {learning_rate: 1e5}", r"write 1\.0e\+5"),
@@ -78,6 +81,7 @@ def written(folder: Path, text: str) -> str:
         ("- seed", r"holds no mapping of keys to values"),
         ("", r"holds no mapping of keys to values"),
         ("[" * 5000, r"is not YAML that is read here"),
+        ("about: 5", r"about \(5\) must be a text; put it into quotes"),
         ("base: [a]", r"base \(\['a'\]\) must be the name or the file of a recipe"),
         ("base: demu", r"there is no recipe 'demu'; did you mean demo\?"),
         ("base: mine.yaml", r"builds on itself"),
@@ -113,8 +117,11 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         ("train.learning_rate", r"--set \('train\.learning_rate'\) must be KEY=VALUE"),
         ("train.learning=1", r"--set: train\.learning is unknown; did you mean train\.learning_rate\?"),
         ("lr=1e-4", r"--set: lr is unknown; here it is train\.learning_rate"),
-        ("train=1", r"--set: train is a section; name one of its keys, such as train\.learning_rate"),
         ("seed=010", r"--set seed, line 1 .* 010 is a number in base 8"),
+        (
+            "train=1",
+            r"--set: train is a section; name one of its keys, such as train\.learning_rate",
+        ),
         ("train.epochs=many", r"--set: train\.epochs \('many'\) must be a whole number"),
         ("train.epochs=", r"train\.epochs \(null\) must be a whole number"),
         ("train.epochs=[", r"--set train\.epochs, line 1 is not YAML"),
@@ -243,6 +250,18 @@ def test_the_document_has_a_row_for_each_value_and_the_names_that_others_have() 
         assert f"`{key}`" in text, name
     for name in OTHER_NAMES:
         assert name in text or name in ELSEWHERE, name
+
+
+def test_each_row_of_the_document_names_a_test_that_there_is() -> None:
+    text = (ROOT / "docs/reference/knobs.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| `train.")]
+    assert {key for row in rows for key in re.findall(r"`train\.(\w+)`", row.split("|")[1])} == {
+        name.removeprefix("train.") for name in KNOWN if name.startswith("train.")
+    }
+    named = [re.findall(r"`([\w/]+\.py)::(test_\w+)`", row) for row in rows]
+    assert all(named)
+    for file, test in {*re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)}:
+        assert f"\ndef {test}(" in (ROOT / "tests/distill" / file).read_text(encoding="utf-8"), (file, test)
 
 
 def test_a_source_of_logits_takes_its_usual_values_and_those_that_are_set(tmp_path: Path) -> None:

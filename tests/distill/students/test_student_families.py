@@ -87,6 +87,14 @@ def test_a_student_is_admitted_with_its_own_voice(name: str, student: Callable[[
     assert chat_format.render(CHAT).endswith("<think>\n") is (name not in ("Qwen3", "SmolLM3"))
 
 
+@EACH
+def test_a_student_is_trained_in_four_bits_too(name: str, student: Callable[[str], Path], tmp_path: Path) -> None:
+    recipe = replace(demo().train, lora_rank=4, quantization="nf4", learning_rate=1e-2, batch_examples=4, log_every=1)
+    measured = train(student(name), examples(12), recipe, tmp_path)
+    assert measured["final_loss"] < measured["first_loss"] and measured["changed_tensors"] > 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.bfloat16
+
+
 def check_loss(ours: Any, oracle: Any, rows: list[Any]) -> None:
     """Compare our loss and gradients with those of transformers' own logits, one example at a time."""
     ours.set_attn_implementation(document_attention.NAME)
