@@ -18,6 +18,7 @@ from distill.planning.footprint import Footprint, PackedRow, footprint
 from distill.planning.training_plan import (
     Examples,
     equal_examples,
+    free_bytes,
     fullest_row,
     lengths_of,
     shape_of,
@@ -27,7 +28,6 @@ from distill.training.train import Train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allowance import memory
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example
 from toolkit.terminal import say
@@ -125,7 +125,7 @@ def _need(config: PretrainedConfig, train: TrainConfig, row: PackedRow, *, rows:
         shards=division.shards,
         on_gpu=has_gpu,
     )
-    free = torch.cuda.mem_get_info()[0] if has_gpu else memory().available_bytes
+    free = free_bytes()
     return _Need(parts=parts, times=1 if has_gpu else division.here, free_bytes=free)
 
 

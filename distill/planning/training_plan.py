@@ -22,7 +22,7 @@ from transformers import AutoConfig, PretrainedConfig
 from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
-from distill.planning.training_speed import rehearse
+from distill.planning.training_speed import rehearsal_bytes, rehearse
 from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
@@ -74,9 +74,12 @@ class TrainingPlan:
     update_tokens: float
     tokens: int
     """Of all epochs."""
-    tokens_per_s: float
-    hours: float
+    tokens_per_s: float | None
+    """None if it is not known: of a GPU without a data sheet, or where this machine is too small for a rehearsal."""
+    hours: float | None
     cost: float | None
+    rehearsal_bytes: float = 0.0
+    """What a rehearsal on this machine takes."""
 
     @property
     def fits(self) -> bool:
@@ -110,7 +113,7 @@ def plan_training(
     devices: int = 1,
     price_per_hour: float | None = None,
 ) -> TrainingPlan:
-    """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2)."""
+    """Plan a run on this machine, or on so many GPUs, which divide the student among them (FSDP2) if it can be."""
     dtype = torch.bfloat16 if gpu else compute_dtype()
     row, rows, batch_tokens, computed = fullest_row(
         examples, train, devices, on_gpu=bool(gpu) or torch.cuda.is_available()
@@ -122,14 +125,17 @@ def plan_training(
         dtype,
         row,
         rows=rows * train.accumulation_steps,
-        shards=devices,
+        shards=devices if train.can_be_sharded else 1,
         on_gpu=gpu is not None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps
+    rehearsal, speed = 0.0, None
     if gpu is None:
-        speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
-    else:
+        rehearsal = rehearsal_bytes(config, train, dtype, row)
+        if rehearsal <= free_bytes():
+            speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
+    elif gpu.flops_per_s is not None:
         context = float(np.mean(examples.lengths))
         flops = (2 + sizes.trained / sizes.parameters) * forward_flops(config, context)
         flops *= RECOMPUTED if train.gradient_checkpointing else 1.0
@@ -137,7 +143,7 @@ def plan_training(
     tokens = train.epochs * sum(examples.lengths)
     if train.max_updates:
         tokens = min(tokens, round(train.max_updates * update_tokens))
-    hours = tokens / speed / 3600
+    hours = None if speed is None else tokens / speed / 3600
     return TrainingPlan(
         parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),
         trained=sizes.trained,
@@ -148,8 +154,14 @@ def plan_training(
         tokens=tokens,
         tokens_per_s=speed,
         hours=hours,
-        cost=None if price_per_hour is None else hours * price_per_hour * devices,
+        cost=None if price_per_hour is None or hours is None else hours * price_per_hour * devices,
+        rehearsal_bytes=rehearsal,
     )
+
+
+def free_bytes() -> float:
+    """Return what is free where training runs: on the GPU, or on this machine."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory().available_bytes
 
 
 def equal_examples(count: int, length: int) -> Examples:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -176,6 +177,8 @@ def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
         use_dora=config.lora_dora,
         bias=config.lora_bias,
     )
+    # PEFT asks transformers 5.23 by the old name whether layers are computed again
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
     model = get_peft_model(student, adapters, autocast_adapter_dtype=False)
     for parameter in model.parameters():

@@ -118,6 +118,11 @@ class TrainConfig:
         return self.lora_alpha or 2 * self.lora_rank
 
     @property
+    def can_be_sharded(self) -> bool:
+        """Whether processes may divide the student; if not, each holds all of it."""
+        return not self.quantization and self.optimizer == "adamw"
+
+    @property
     def updating(self) -> dict[str, Any]:
         """What `distill.training.optimizers.choice.make_optimizer` is told besides the learning rate."""
         return {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.planning import training_plan
 from distill.planning.devices import UTILISATION, device
 from distill.planning.training_plan import Examples, equal_examples, fullest_row, plan_training, shape_of
 from distill.recipes.distill_recipe import shipped_recipe
@@ -48,6 +49,31 @@ def test_a_gpu_is_planned_by_its_data_sheet() -> None:
     assert found.cost == pytest.approx(found.hours * 3.0 * 2) and found.fits
 
 
+def test_a_gpu_without_a_data_sheet_is_planned_without_speed() -> None:
+    config, examples = shape_of("HuggingFaceTB/SmolLM2-360M-Instruct"), equal_examples(10, 512)
+    found = plan_training(config, TRAIN, examples, gpu=device("24 GB"), price_per_hour=3.0)
+    assert (found.available_bytes, found.tokens_per_s, found.hours, found.cost) == (24 * 10**9, None, None, None)
+    named = plan_training(config, TRAIN, examples, gpu=device("4090"))
+    assert named.footprint == found.footprint and named.tokens_per_s
+
+
+def test_a_student_in_nf4_is_whole_on_each_gpu() -> None:
+    train, config = replace(TRAIN, lora_rank=16), shape_of("HuggingFaceTB/SmolLM2-360M-Instruct")
+    one, two, two_in_nf4 = (
+        plan_training(config, each, equal_examples(10, 512), gpu=device("24GB"), devices=devices).footprint
+        for each, devices in ((train, 1), (train, 2), (replace(train, quantization="nf4"), 2))
+    )
+    assert two.weights == one.weights / 2 and two_in_nf4.weights > 0.3 * one.weights
+
+
+def test_what_a_rehearsal_has_no_room_for_is_planned_without_speed(
+    tiny_student: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_plan, "free_bytes", lambda: 1.0)
+    assert main(["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--price-per-hour", "1"]) == 0
+    assert re.search(r"\n1,200 tokens; how fast is not known, since a few steps .* take \d", capsys.readouterr().out)
+
+
 def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--set", "max_tokens=100", "--json"]
     assert main(words) == 0
@@ -60,6 +86,12 @@ def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["plan", SEVEN, "--device", "RTX 4900"], "no data sheet of the device 'RTX 4900' here; did you mean"),
+        (
+            ["plan", SEVEN, "--device", "a100"],
+            "did you mean 'A100 40GB' or 'A100 80GB', or its memory alone",
+        ),
+        (["plan", SEVEN, "--device", "RX 580"], "known ones are RTX 4090, .*; any other is named by its memory"),
+        (["plan", SEVEN, "--quantization", "nf4"], "--quantization nf4 keeps weights that cannot be .* add --lora"),
         (["plan", SEVEN, "--devices", "2"], "--devices 2 is for GPUs; name which with --device"),
         (
             ["plan", SEVEN, "--set", "max_tokens=40000", "--device", "H100"],

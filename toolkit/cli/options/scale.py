@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import _ActionsContainer
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +23,7 @@ OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "a
 
 def add_scale_options(parser: Parser) -> None:
     group = parser.add_argument_group("larger students")
-    group.add_argument(
-        "--quantization",
-        choices=("nf4",),
-        help="keep the weights below adapters in four bits (QLoRA, by bitsandbytes); needs --lora",
-    )
-    group.add_argument(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        help="what updates the weights; in 8 bits its state takes half, and paged ones, which need a GPU, move it to "
-        "the machine's memory at need; default: adamw",
-    )
-    add_flag(
-        group,
-        "--gradient-checkpointing",
-        "compute activations again in the backward pass instead of keeping them, for long examples",
-    )
+    add_memory_options(group)
     group.add_argument(
         "--processes", type=count_of, metavar="N", help="train on N processes of this machine, one for each GPU"
     )
@@ -55,19 +41,44 @@ def add_scale_options(parser: Parser) -> None:
     add_flag(group, "--force", "train even if toolkit plan counts more memory than this machine has free")
 
 
+def add_memory_options(parser: _ActionsContainer) -> None:
+    """Add what lets a student take less memory; `recipe_changes` reads it."""
+    parser.add_argument(
+        "--quantization",
+        choices=("nf4",),
+        help="keep the weights below adapters in four bits (QLoRA, by bitsandbytes); needs --lora",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="what updates the weights; in 8 bits its state takes half, and paged ones, which need a GPU, move it to "
+        "the machine's memory at need; default: adamw",
+    )
+    add_flag(
+        parser,
+        "--gradient-checkpointing",
+        "compute activations again in the backward pass instead of keeping them, for long examples",
+    )
+
+
 def recipe_changes(options: Options) -> dict[str, Any]:
     """Return the values of the recipe that the options set."""
     names = ("quantization", "optimizer", "gradient_checkpointing")
     return {f"train.{name}": value for name in names if (value := getattr(options, name))}
 
 
-def check_scale(options: Options, recipe: TrainConfig) -> None:
-    """Refuse what the options and the recipe show to be wrong, before anything slow."""
+def check_quantization(recipe: TrainConfig) -> None:
+    """Refuse weights in four bits that would be trained themselves."""
     if recipe.quantization and not recipe.lora_rank:
         raise InputError(
             f"--quantization {recipe.quantization} keeps weights that cannot be trained themselves; add --lora, or "
             "leave it out"
         )
+
+
+def check_scale(options: Options, recipe: TrainConfig) -> None:
+    """Refuse what the options and the recipe show to be wrong, before anything slow."""
+    check_quantization(recipe)
     if options.engine == RAY:
         from distill.engines.ray_cluster import check_address, check_ray
 
