@@ -61,6 +61,8 @@ class Progress:
         """Count finished items; `note` is shown until another one comes."""
         self.done += count
         self._note = note or self._note
+        if not self._live and self.done >= self._total:
+            return  # the line that closes says so, with a last note
         if self._clock() - self._shown >= (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             self._show(is_last=False)
 

@@ -258,7 +258,7 @@ def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     if not changed:
         raise InputError(
             f"training changed none of the student's {len(after)} tensors, rounded to bf16 as they are saved; raise "
-            "--learning-rate or --epochs, or give more problems"
+            "--learning-rate, train for more updates, or give more problems"
         )
     return changed
 

@@ -77,6 +77,16 @@ def test_a_pipe_gets_whole_lines_now_and_then_and_a_terminal_one_line_that_chang
     assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 102
 
 
+def test_a_pipe_gets_one_line_of_the_end() -> None:
+    clock, pipe = Clock(), io.StringIO()
+    with Progress("train", 2, stream=pipe, clock=clock) as progress:
+        clock.now = LINE_EVERY_S
+        progress.advance()
+        clock.now = 2 * LINE_EVERY_S
+        progress.advance()
+    assert [line.split("  ")[1] for line in pipe.getvalue().splitlines()] == ["0/2", "1/2", "2/2"]
+
+
 def test_durations_read_as_people_say_them() -> None:
     assert [duration(s) for s in (0.4, 59.4, 59.6, 3599, 3600, 7265)] == [
         "0 s",

@@ -117,8 +117,11 @@ def check_training(options: Options, recipe: TrainConfig, *, alone: str = "") ->
     check_processes(recipe, processes, sharded=options.fsdp, here=not in_ray and started == 1)
 
 
-def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int) -> CheckMemory | None:
-    """Return what refuses a student that this machine is too small for; None with --force or Ray's machines."""
+def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int | None) -> CheckMemory | None:
+    """Return what refuses a student that this machine is too small for; None with --force or Ray's machines.
+
+    `max_tokens`: the longest example; None if there are no examples.
+    """
     from distill.planning.memory_check import check_least
 
     if options.force or options.engine == RAY:
