@@ -31,11 +31,14 @@ def test_bytes_are_said_in_units_that_fit_their_total() -> None:
     clock = Clock()
     large = Progress("export", 16_400_000_000, done=200_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
     small = Progress("export", 52_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
+    tiny = Progress("reading", 25_600, in_bytes=True, stream=io.StringIO(), clock=clock)
     clock.now = 10.0
     large.advance(1_000_000_000, note="layer 3")
     small.advance(13_000_000)
+    tiny.advance(12_800)
     assert large.line() == "export  1.2/16.4 GB  7 %  100 MB/s  2 min 32 s left  layer 3"
     assert small.line() == "export  13.0/52.0 MB  25 %  1.3 MB/s  30 s left"
+    assert tiny.line() == "reading  12.8/25.6 kB  50 %  1.3 kB/s  10 s left"
 
 
 def test_the_time_left_is_told_once_some_items_are_finished_by_this_process() -> None:
