@@ -23,13 +23,14 @@ import onnx
 import torch
 
 from export.calibration.texts import CalibrationText
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.source import Source
-from export.checkpoint.tensors import MATRICES, Checkpoint
+from export.checkpoint.tensors import Checkpoint, checkpoint_names
 from export.checks.parity import divergence, expectations, scored_expectations
 from export.folder.package import write_package
 from export.folder.weights_file import StoredWeight, WeightsFile
 from export.graph.model_graph import build_graph
-from export.matrices import checkpoint_names, nearest, vectors
+from export.matrices import nearest, vectors
 from export.quantization.codes import THREE_BITS_BLOCK, dequantize
 from export.quantization.layout import BLOCK_SIZES, Layout, layouts
 from export.runtime.decoder import OnnxDecoder
@@ -125,8 +126,8 @@ def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
 
 def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
     """Count the bytes of a stored matrix in a format, scales and zero points included."""
-    rows = sum(checkpoint.shapes[source][0] for source in checkpoint_names(name))
-    columns = checkpoint.shapes[checkpoint_names(name)[0]][1]
+    shapes = [checkpoint.shapes[source] for source in checkpoint_names(checkpoint.config, name)]
+    rows, columns = sum(rows for rows, _ in shapes), shapes[0][1]
     return StoredWeight(
         bits=layout.bits, block_size=layout.block_size, out_features=rows, in_features=columns, offset=0
     ).size_bytes
@@ -151,7 +152,7 @@ def _enough(texts: Sequence[CalibrationText]) -> int:
 
 def _relative_errors(checkpoint: Checkpoint, name: str, formats: Sequence[Layout]) -> list[float]:
     """Return the mean square rounding error of each format over that of the first."""
-    weight_NK = np.concatenate([checkpoint.array(source) for source in checkpoint_names(name)])
+    weight_NK = checkpoint.whole(name).numpy()
     errors = []
     for layout in formats:
         _, _, slices = nearest(checkpoint, name, layout)

@@ -13,7 +13,8 @@ import numpy as np
 from export.calibration.rounding import Calibrated
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint
+from export.checkpoint.decoder_families import MATRICES
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, checkpoint_names
 from export.folder.model_writer import ModelWriter
 from export.quantization.codes import Weight, round_nearest
 from export.quantization.layout import Layout
@@ -25,16 +26,18 @@ Matrix = tuple[str, int, Iterable[Weight]]
 
 
 def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Return norm weights and biases by name; those of q, k and v are joined."""
-    found = {name: checkpoint.array(name) for name, shape in checkpoint.shapes.items() if len(shape) == 1}
-    if checkpoint.config.has_qkv_bias:
-        found |= {
-            f"model.layers.{layer}.self_attn.qkv_proj.bias": np.concatenate(
-                [found.pop(f"model.layers.{layer}.self_attn.{letter}_proj.bias") for letter in "qkv"]
-            )
-            for layer in range(checkpoint.config.num_hidden_layers)
-        }
-    return found
+    """Return by name what norms multiply by, and biases, joined as the stored matrices are."""
+    config = checkpoint.config
+    one = np.float32(config.family.norms_add_one)
+    found = {name: checkpoint.array(name) + one for name in checkpoint.shapes if name.endswith("norm.weight")}
+    biases = {
+        "self_attn.qkv_proj": config.qkv_bias,
+        "self_attn.o_proj": config.output_bias,
+        "mlp.gate_up_proj": config.mlp_bias,
+        "mlp.down_proj": config.mlp_bias,
+    }
+    names = [f"{_layer(layer)}.{module}.bias" for layer in range(config.num_hidden_layers) for module in MATRICES]
+    return found | {name: checkpoint.whole(name).numpy() for name in names if biases[name.split(".", 3)[3][:-5]]}
 
 
 def write_parts(
@@ -52,7 +55,9 @@ def write_parts(
     if left and method != "nearest":
         ids = [text.ids for text in texts]
         done = sum(layer not in left for layer in layers)
-        stream = CalibrationStream(checkpoint, ids, chosen[EMBEDDING], method, journal.folder, layers=done)
+        stream = CalibrationStream(
+            checkpoint, ids, vectors(checkpoint), chosen[EMBEDDING], method, journal.folder, layers=done
+        )
     for part in left:
         if stream is None or part == EMBEDDING:
             for name in [f"{part}.{module}.weight" for module in MATRICES] if part in layers else [part]:
@@ -67,22 +72,14 @@ def write_parts(
 
 def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
     """Round a stored matrix to nearest, a slice of rows at a time."""
-    sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
-    rows = sum(checkpoint.shapes[source][0] for source in sources)
-    slices = (values_NK.numpy() for source in sources for values_NK in checkpoint.slices(source))
+    stored = checkpoint.head if name == LM_HEAD else name
+    rows = sum(checkpoint.shapes[source][0] for source in checkpoint_names(checkpoint.config, stored))
+    slices = (values_NK.numpy() for values_NK in checkpoint.parts(stored))
     return (
         name,
         rows,
         (round_nearest(slice_NK, bits=layout.bits, block_size=layout.block_size) for slice_NK in slices),
     )
-
-
-def checkpoint_names(name: str) -> list[str]:
-    """Name the checkpoint's matrices whose rows, one after another, form a stored one."""
-    for module, sources in MATRICES.items():
-        if name.endswith(f".{module}.weight"):
-            return [name.replace(module, source) for source in sources]
-    return [name]
 
 
 def _layer(layer: int) -> str:

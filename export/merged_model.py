@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.checkpoint.adapter import CONFIG, NeedsPeft
+from export.checkpoint.model_config import read_model_config
 from export.checkpoint.safetensors_file import SINGLE
 from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.folder.package import MODEL_FILES, TEXT_FILES
-from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import CHAT_FILES, TOKENIZER, ChatFormat
 from toolkit.machine.allowance import memory

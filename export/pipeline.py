@@ -38,7 +38,7 @@ from export.matrices import part_bytes, vectors, write_parts
 from export.merged_model import open_source
 from export.presets import CHOICES, RECOVERED, ExportConfig
 from export.quantization.layout import Layout, layouts
-from export.recovery import TOKENS, recover
+from export.recovery import TOKENS, check_recovery, recover
 from export.runtime.exported_model import INT8_CACHE_FILE
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError
@@ -64,7 +64,14 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     say(f"export: checking {config.source}")
     source = open_source(config.source, config.adapter)
     checkpoint = source.checkpoint
+    if any(rope and rope.longest for rope in checkpoint.config.ropes):
+        say(
+            f"export: it will read up to {checkpoint.config.max_position_embeddings:,} tokens: for longer texts, "
+            "LongRoPE turns all keys otherwise, which is not exported"
+        )
     chats = check_source(source) if config.bounds else []
+    if config.recovery != "none":
+        check_recovery(checkpoint.config)
     if config.bounds or config.recovery != "none" or config.is_sized:
         check_loads(checkpoint.folder)
     chosen = layouts(
@@ -158,7 +165,7 @@ def _recover(
     kept = journal.folder / RECOVERED
     if not kept.is_file():
         weights = {name: read_weight(folder / FILE_NAME, stored) for name, stored in journal.weights.items()}
-        recovered = recover(source.float_model, weights, texts.for_recovery)
+        recovered = recover(source.float_model, source.checkpoint.config, weights, texts.for_recovery)
         report = {REPORT: json.dumps(recovered.report.to_dict())}
         save_file({**recovered.scales, **recovered.norms}, kept.with_suffix(".partial"), report)
         kept.with_suffix(".partial").replace(kept)

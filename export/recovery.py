@@ -29,9 +29,10 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from export.calibration.texts import CalibrationText, padded
-from export.checkpoint.tensors import LM_HEAD
-from export.matrices import checkpoint_names
+from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.tensors import LM_HEAD, checkpoint_names
 from export.quantization.codes import Halves, QuantizedWeight, Weight, dequantize
+from toolkit.errors import InputError
 from toolkit.generation.generate import Floats
 from toolkit.model.precision import fp32_by_onednn
 from toolkit.progress import Progress
@@ -78,13 +79,25 @@ class Recovered:
 
 
 @fp32_by_onednn()
-def recover(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]) -> Recovered:
+def check_recovery(config: ModelConfig) -> None:
+    """Raise `InputError` if the stored scales and norms are not those of transformers' modules, which are trained."""
+    family = config.family
+    if family.norms_add_one or family.rotates_neighbours or config.logits_scaling != 1:
+        raise InputError(
+            f"--recovery scales cannot train {config.architecture}, whose weights are stored otherwise than they are "
+            "exported; leave the option out"
+        )
+
+
+def recover(
+    model: PreTrainedModel, config: ModelConfig, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]
+) -> Recovered:
     """Train the scales of all coded matrices within layers, and every norm, on these texts.
 
     `model`: the float model, which is not changed. `weights`: all stored matrices as they will be read.
     """
     apart, trained = texts[::APART], [text for i, text in enumerate(texts) if i % APART] or texts
-    student = quantized_model(model, weights)
+    student = quantized_model(model, config, weights)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     batches, judges = _passages(trained), _passages(apart)
@@ -105,11 +118,11 @@ def recover(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequen
             progress.advance(note=f"KL {loss.item():.4f}")
         after = _mean_divergence(model, student, judges, progress)
     report = RecoveryReport(tokens=passes * tokens, mean_kl_before=before, mean_kl_after=after, kept=after < before)
-    scales, norms = _found(student, weights) if report.kept else ({}, {})
+    scales, norms = _found(student, config, weights) if report.kept else ({}, {})
     return Recovered(scales=scales, norms=norms, report=report)
 
 
-def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> PreTrainedModel:
+def quantized_model(model: PreTrainedModel, config: ModelConfig, weights: Mapping[str, Weight]) -> PreTrainedModel:
     """Copy the model with the stored weights; only its scales and norms can be trained."""
     student = type(model)(model.config).eval()
     student.load_state_dict(model.state_dict())
@@ -118,7 +131,7 @@ def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> Pr
         student.lm_head.weight = nn.Parameter(student.lm_head.weight.clone(), requires_grad=False)
     for name, weight in weights.items():
         row = 0
-        for source in checkpoint_names(name):
+        for source in checkpoint_names(config, name):
             module = student.get_submodule(source.removesuffix(".weight"))
             rows = slice(row, row := row + module.weight.shape[0])
             if isinstance(weight, QuantizedWeight) and isinstance(module, nn.Linear) and _is_in_layer(name):
@@ -246,10 +259,12 @@ def _pace(step: int, steps: int) -> float:
     return min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _found(student: PreTrainedModel, weights: Mapping[str, Weight]) -> tuple[dict[str, Halves], dict[str, Floats]]:
+def _found(
+    student: PreTrainedModel, config: ModelConfig, weights: Mapping[str, Weight]
+) -> tuple[dict[str, Halves], dict[str, Floats]]:
     scales, norms = {}, {}
     for name in weights:
-        modules = [student.get_submodule(source.removesuffix(".weight")) for source in checkpoint_names(name)]
+        modules = [student.get_submodule(source.removesuffix(".weight")) for source in checkpoint_names(config, name)]
         if isinstance(modules[0], CodedLinear):
             tuned = [module.scales_NJ.detach().half().numpy() for module in modules]
             scales[name] = np.concatenate(tuned)

@@ -30,8 +30,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.export.documentation import documentation
 from benchmarks.export.export_shapes import QWEN25_32B, SMOLLM2_1_7B
+from export.checkpoint.model_config import ModelConfig, read_model_config
 from export.checkpoint.tensors import tensor_shapes
-from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import GateFailed
 from toolkit.figures.tables import columns
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from export.checkpoint.model_config import read_model_config
 from export.checkpoint.tensors import tensor_shapes
-from export.runtime.model_config import read_model_config
 from toolkit.formats.chat_format import CHAT_FILES
 from toolkit.sources.model_names import resolve
 

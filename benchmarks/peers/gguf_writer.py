@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from transformers import AutoConfig
 
 from export.checkpoint.tensors import Checkpoint, tensor_shapes
 from toolkit.errors import InputError
@@ -39,7 +40,7 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.add_head_count_kv(facts.num_key_value_heads)
     for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
         add(facts.head_dim)
-    writer.add_rope_freq_base(facts.rope_theta)
+    writer.add_rope_freq_base(AutoConfig.from_pretrained(folder).rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(facts.rms_norm_eps)
     writer.add_vocab_size(facts.vocab_size)
     _add_tokenizer(writer, ChatFormat.from_folder(folder), facts.vocab_size)

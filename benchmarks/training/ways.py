@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -37,8 +38,8 @@ from toolkit.terminal import say
 
 STUDENT, TEACHER = "smollm2-135m", "builtin"
 BATCH = 8
-PER_FAMILY = 500
-"""Problems of each family that the teacher answers, more than a training takes."""
+PER_FAMILY_A_SECOND = 0.75
+"""Problems of each family that the teacher answers, a processor second of a training: more than it takes."""
 SUPERVISED_SHARE = 0.6
 """Of the seconds of a way with a second stage."""
 SHORT, LONGER = 4, 12
@@ -141,7 +142,8 @@ class Bench:
 
     def traces(self, seed: int) -> Path:
         out = self.folder / f"traces-{seed}"
-        command = ["traces", "--teacher", TEACHER, "--per-family", str(PER_FAMILY), "--seed", str(seed)]
+        per_family = math.ceil(PER_FAMILY_A_SECOND * self.seconds)
+        command = ["traces", "--teacher", TEACHER, "--per-family", str(per_family), "--seed", str(seed)]
         self._seconds(out.name, [*command, "--batch-size", "128"])
         return out
 
@@ -198,10 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder, options.seconds)
-    for seed in options.seeds:
-        bench.traces(seed)
-        if "all" in options.ways:
-            bench.all_of(seed)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        list(pool.map(bench.all_of if "all" in options.ways else bench.traces, options.seeds))
     bench.harder()
     for way in options.ways:
         bench.costs(way)

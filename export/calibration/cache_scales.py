@@ -2,9 +2,9 @@
 
 The exported model itself is measured; its float cache holds keys after their rotation.
 
-Invariant: a step suffices at every position. A position rotates a pair of key channels, (r, r + head_dim / 2), and
-keeps its length; so both get the step of the largest length, which no rotation exceeds. With a step for each channel, a
-pair that has hardly rotated by the end of a short text would be clipped badly in a longer one.
+Invariant: a step suffices at every position. A position rotates a pair of key channels, (r, r + R), and keeps its
+length; so both get the step of the largest length, which no rotation exceeds. With a step for each channel, a pair that
+has hardly rotated by the end of a short text would be clipped badly in a longer one.
 
 Shapes: G kv heads, S positions, A head dim, R rotated pairs.
 """
@@ -41,7 +41,7 @@ SMALLEST_STEP = np.float32(1e-8)
 def cache_scales(source: Source, folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
     """Return every channel's step, [num_key_value_heads · head_dim], for each layer's `N.key` and `N.value`."""
     decoder = OnnxDecoder(folder, cache="exact")
-    turned = {f"{layer}.key" for layer, rotates in enumerate(source.checkpoint.config.rotates) if rotates}
+    pairs = {f"{layer}.key": len(rope.inv_freq) for layer, rope in enumerate(source.checkpoint.config.ropes) if rope}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
     read = list(_calibration_ids(decoder, source.chat_format, texts))
@@ -49,7 +49,7 @@ def cache_scales(source: Source, folder: Path, texts: Sequence[CalibrationText])
         for ids in read:
             decoder.start([ids])
             for name, kept_GSA in decoder.kept().items():
-                sizes_GSA = _pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)
+                sizes_GSA = _reach(kept_GSA, pairs.get(name, 0))
                 low, high = (extreme(sizes_GSA, 1).reshape(-1) for extreme in (np.min, np.max))
                 smallest[name] = np.minimum(smallest.get(name, low), low)
                 largest[name] = np.maximum(largest.get(name, high), high)
@@ -69,9 +69,9 @@ def _calibration_ids(
     yield from odd_texts(chat_format, decoder.model.vocab_size, ODD_TOKENS)
 
 
-def _pair_lengths(keys_GSA: Floats) -> Floats:
-    """Give both channels of each pair the length of the pair."""
-    first_GSR, second_GSR = np.split(keys_GSA, 2, axis=-1)
+def _reach(kept_GSA: Floats, pairs: int) -> Floats:
+    """Return how large each channel can become: both of each rotated pair get the length of the pair."""
+    first_GSR, second_GSR, rest = np.split(kept_GSA, [pairs, 2 * pairs], axis=-1)
     lengths_GSR = np.hypot(first_GSR, second_GSR)
-    lengths_GSA: Floats = np.concatenate([lengths_GSR, lengths_GSR], axis=-1)
-    return lengths_GSA
+    reach_GSA: Floats = np.concatenate([lengths_GSR, lengths_GSR, np.abs(rest)], axis=-1)
+    return reach_GSA

@@ -9,7 +9,7 @@ Shapes: X real tokens of a batch, N output features, K input features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -78,11 +78,9 @@ def importance(inputs: Iterable[Batch]) -> Tensor:
     return total_K / count
 
 
-def round_together(
-    linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout, method: Calibrated
-) -> QuantizedWeight:
-    """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
-    weight_NK = torch.cat([linear.weight for linear in linears])
+def round_linear(linear: nn.Module, inputs: Iterable[Batch], layout: Layout, method: Calibrated) -> QuantizedWeight:
+    """Quantize a linear layer's matrix, and put the rounded weights into the layer."""
+    weight_NK: Tensor = linear.weight  # type: ignore[assignment]
     if method == "searched":
         quantized = _searched(weight_NK, importance(inputs), layout)
     else:
@@ -92,9 +90,7 @@ def round_together(
         quantized = _fed_back(weight_NK, hessian_KK, missed_NK, layout)
         del hessian_KK
     rounded_NK = torch.from_numpy(dequantize(quantized))
-    sizes = [len(linear.weight) for linear in linears]
-    for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
-        linear.weight = nn.Parameter(rows_NK, requires_grad=False)  # the float layer keeps the shared one
+    linear.weight = nn.Parameter(rounded_NK, requires_grad=False)  # the float layer keeps the shared one
     return quantized
 
 

@@ -17,18 +17,19 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from export.calibration.hidden_states import Batch, HiddenStates
-from export.calibration.rounding import Calibrated, round_slices, round_together
+from export.calibration.layer import Layer
+from export.calibration.rounding import Calibrated, round_linear, round_slices
 from export.calibration.texts import batches_by_length, padded, shared_lengths
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
 from export.quantization.codes import QuantizedWeight, Weight, dequantize, quantize_nearest
 from export.quantization.layout import Layout
+from toolkit.generation.generate import Floats
 from toolkit.model.precision import fp32_by_onednn
 
 BATCH_TOKENS = 1024
@@ -46,6 +47,7 @@ class CalibrationStream:
         self,
         checkpoint: Checkpoint,
         texts: Sequence[Sequence[int]],
+        vectors: Mapping[str, Floats],
         embedding: Layout,
         method: Calibrated,
         folder: Path,
@@ -54,24 +56,18 @@ class CalibrationStream:
     ) -> None:
         """Begin before the first layer, or after those that an earlier run has quantized.
 
-        `embedding`: the layout of the exported model's embedding, which is rounded to nearest. `folder` holds the
-        hidden states. `layers`: how many are quantized already; their states are in the folder.
+        `vectors`: norms and biases as the graph has them, by name. `embedding`: the layout of the exported model's
+        embedding, which is rounded to nearest. `folder` holds the hidden states. `layers`: how many are quantized
+        already; their states are in the folder.
         """
         self._method = method
-        config = AutoConfig.from_pretrained(checkpoint.folder)
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        self._config = config
         self._checkpoint = checkpoint
-        self._layer_class: type[nn.Module] = type(model.model.layers[0])
-        self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
-        self._norm: nn.Module = model.model.norm.to_empty(device="cpu")
+        self._vectors = vectors
         padded_texts = _padded_texts(texts)
         self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
         if not layers:
-            float_VD = checkpoint.tensor(EMBEDDING)
-            self.states.begin(_embed(float_VD, embedding, *batch) for batch in padded_texts)
+            float_VD, factor = checkpoint.tensor(EMBEDDING), checkpoint.config.embedding_multiplier
+            self.states.begin(_embed(float_VD, factor, embedding, *batch) for batch in padded_texts)
 
     @fp32_by_onednn()
     @torch.no_grad()
@@ -81,66 +77,50 @@ class CalibrationStream:
 
         Under causal attention, padding on the right never reaches a real token, so only the moments must leave it out.
         """
-        block = self._load_layer(layer)
+        block = Layer(self._checkpoint, layer, self._vectors)
         reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # which it shares
-        outputs = [_take_output(block), _take_output(reference)]
+        norms = self._checkpoint.config.family.norms
+        for module, first, compute, second, before, after in (
+            ("self_attn", "qkv_proj", "attend", "o_proj", norms.before_attention, norms.after_attention),
+            ("mlp", "gate_up_proj", "gate", "down_proj", norms.before_mlp, norms.after_mlp),
+        ):
 
-        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> None:
-            name = f"model.layers.{layer}.{module}.weight"
-            weight = round_together(linears, inputs, layouts[name], self._method)
-            take(name, len(weight.codes), [weight])
+            def quantize(matrix: str, inputs: Iterable[Batch], module: str = module) -> None:
+                name, linear = f"model.layers.{layer}.{module}.{matrix}.weight", block.linear(matrix)
+                weight = round_linear(linear, inputs, layouts[name], self._method)
+                take(name, len(weight.codes), [weight])
 
-        normed = _Applied(block.input_layernorm, reference.input_layernorm, self.states)
-        attention = block.self_attn
-        quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
-        attended = self._kept(
-            _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed),
-            outputs[0].in_features,
-        )
-        quantize("self_attn.o_proj", outputs[:1], attended)
-        self._add(outputs, attended)
-        del block.self_attn, reference.self_attn, attention, attended, outputs
-        normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.states)
-        quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
-        gated = self._kept(
-            _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed), block.mlp.down_proj.in_features
-        )
-        quantize("mlp.down_proj", [block.mlp.down_proj], gated)
-        self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
+            norm = partial(block.norm, before)
+            normed = _Applied(norm, norm, self.states)
+            quantize(first, normed)
+            inner = _Applied(getattr(block, compute), getattr(reference, compute), normed)
+            computed = self._kept(inner, block.linear(second).in_features)
+            quantize(second, computed)
+            self._add(block, reference, second, after, computed)
+            for each in (block, reference):  # frees them
+                del each.linears[first], each.linears[second]
         self.states.sync()
 
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
         """Quantize the rows of the output head, some at a time, on the states after the last layer."""
-        self._norm.load_state_dict({"weight": self._checkpoint.tensor("model.norm.weight")})
+        weight_D = torch.from_numpy(self._vectors["model.norm.weight"])
+        eps = self._checkpoint.config.rms_norm_eps
+        norm = partial(rms_norm, normalized_shape=weight_D.shape, weight=weight_D, eps=eps)
         slices = self._checkpoint.slices(self._checkpoint.head)
-        return round_slices(slices, _Applied(self._norm, self._norm, self.states), layout, self._method)
-
-    def _load_layer(self, layer: int) -> Any:
-        block = self._layer_class(self._config, layer_idx=layer)
-        names = block.state_dict().keys()
-        block.load_state_dict({name: self._checkpoint.tensor(f"model.layers.{layer}.{name}") for name in names})
-        return block.eval()
-
-    def _attend(self, attention: Any, normed_BTD: Tensor) -> Tensor:
-        positions_1T = torch.arange(normed_BTD.shape[1])[None]
-        window = self._checkpoint.config.sliding_windows[attention.layer_idx]
-        mask_TT = _window_mask(normed_BTD.shape[1], window)
-        embeddings = self._rotary(normed_BTD, positions_1T)
-        attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
-        return attended_BTD
+        return round_slices(slices, _Applied(norm, norm, self.states), layout, self._method)
 
     def _kept(self, inputs: Iterable[Batch], features: int) -> Iterable[Batch]:
         """Compute the inputs now and keep them, if there is room."""
         size_bytes = 2 * torch.float32.itemsize * features * self.states.positions
         return list(inputs) if size_bytes <= KEPT_BYTES else inputs
 
-    def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
-        """Add the outputs of the quantized and the float linear to the hidden states."""
-        quantized, reference = linears
+    def _add(self, block: Layer, reference: Layer, matrix: str, norm: str, inputs: Iterable[Batch]) -> None:
+        """Add the outputs of the quantized and the float layer's matrix to the hidden states."""
+        quantized, exact = (layer.linear(matrix) for layer in (block, reference))
         self.states.advance(
             Batch(
-                quantized_BTK=batch.quantized_BTK + quantized(input_batch.quantized_BTK),
-                float_BTK=batch.float_BTK + reference(input_batch.float_BTK),
+                quantized_BTK=batch.quantized_BTK + block.update(norm, quantized(input_batch.quantized_BTK)),
+                float_BTK=batch.float_BTK + block.update(norm, exact(input_batch.float_BTK)),
                 mask_BT=batch.mask_BT,
             )
             for batch, input_batch in zip(self.states, inputs, strict=True)
@@ -161,13 +141,6 @@ def _padded_texts(texts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]
     return padded_texts
 
 
-def _take_output(block: Any) -> nn.Linear:
-    """Remove o_proj from a layer, so that its attention ends before it."""
-    output: nn.Linear = block.self_attn.o_proj
-    block.self_attn.o_proj = nn.Identity()
-    return output
-
-
 @dataclass(frozen=True)
 class _Applied:
     """Batches through a quantized and a float function, computed again at each iteration."""
@@ -185,21 +158,8 @@ class _Applied:
             )
 
 
-def _gate(mlp: Any, normed_BTD: Tensor) -> Tensor:
-    gated_BTF: Tensor = mlp.act_fn(mlp.gate_proj(normed_BTD)) * mlp.up_proj(normed_BTD)
-    return gated_BTF
-
-
-def _window_mask(length: int, sliding_window: int) -> Tensor | None:
-    """Make a sliding window's mask; None if plain causal attention suffices, which sdpa computes without one."""
-    if not 0 < sliding_window < length:
-        return None
-    distance_TT = torch.arange(length)[:, None] - torch.arange(length)
-    return (distance_TT >= 0) & (distance_TT < sliding_window)
-
-
-def _embed(float_VD: Tensor, layout: Layout, ids_BT: Tensor, mask_BT: Tensor) -> Batch:
+def _embed(float_VD: Tensor, factor: float, layout: Layout, ids_BT: Tensor, mask_BT: Tensor) -> Batch:
     float_BTD = float_VD[ids_BT]
     rows_XD = quantize_nearest(float_BTD.flatten(0, 1).numpy(), bits=layout.bits, block_size=layout.block_size)
     quantized_BTD = torch.from_numpy(dequantize(rows_XD)).reshape(float_BTD.shape)
-    return Batch(quantized_BTK=quantized_BTD, float_BTK=float_BTD, mask_BT=mask_BT)
+    return Batch(quantized_BTK=quantized_BTD * factor, float_BTK=float_BTD * factor, mask_BT=mask_BT)

@@ -6,6 +6,7 @@ the configuration promises. Source: the safetensors format and Hugging Face's `m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from export.checkpoint.adapter import Adapter, NeedsPeft
+from export.checkpoint.model_config import ModelConfig, read_model_config
 from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
-from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.generation.generate import Floats
@@ -26,17 +27,10 @@ from toolkit.terminal import listed
 
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
-MATRICES = {
-    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attn.o_proj": ("self_attn.o_proj",),
-    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down_proj": ("mlp.down_proj",),
-}
-"""The checkpoint's matrices that each stored matrix of a layer consists of: those that read the same input."""
-
 LARGEST = 65504.0
 """The largest fp16 value: weights and scales are stored in fp16 somewhere on the way."""
 
+ROTATED = re.compile(r"self_attn\.[qk]_proj\.")
 COMPUTED = "rotary_emb.inv_freq"
 """The end of names of tensors that old checkpoints hold and every loader computes again."""
 
@@ -103,6 +97,19 @@ class Checkpoint:
             begin += len(values)
         return tensor
 
+    def parts(self, name: str) -> Iterator[torch.Tensor]:
+        """Read the rows of a stored matrix or bias some at a time, in the order of the graph, which rotates channels r
+        and r + R of a head together; raises as `slices` does."""
+        for source in checkpoint_names(self.config, name):
+            if self.config.family.rotates_neighbours and ROTATED.search(source):
+                yield self._in_halves(self.tensor(source))
+            else:
+                yield from self.slices(source)
+
+    def whole(self, name: str) -> torch.Tensor:
+        """Read a stored matrix or bias, in the order of the graph."""
+        return torch.cat(list(self.parts(name)))
+
     def array(self, name: str) -> Floats:
         """Read one tensor as a float32 array; raises as `slices` does."""
         array: Floats = self.tensor(name).numpy()
@@ -111,6 +118,14 @@ class Checkpoint:
     def size_bytes(self, name: str) -> int:
         """Return the bytes of a tensor in its file."""
         return self._stored[name].size_bytes(self.shapes[name][0])
+
+    def _in_halves(self, values: torch.Tensor) -> torch.Tensor:
+        """Move neighbouring channels of each head R apart."""
+        pairs = max(len(rope.inv_freq) for rope in self.config.ropes if rope)
+        rotated = torch.arange(2 * pairs).reshape(pairs, 2).T.flatten()
+        order_A = torch.cat([rotated, torch.arange(2 * pairs, self.config.head_dim)])
+        heads = values.reshape(-1, self.config.head_dim, *values.shape[1:])
+        return heads[:, order_A].reshape(values.shape)
 
     def _as_tied_as_stored(self, config: ModelConfig) -> ModelConfig:
         """Read the flag as transformers 5 does: one stored matrix serves as both, and two that differ stay two."""
@@ -177,21 +192,31 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, intermediate = config.hidden_size, config.intermediate_size
-    yield "input_layernorm.weight", (hidden,)
-    for name, rows in zip("qkv", config.qkv_sizes, strict=True):
-        yield f"self_attn.{name}_proj.weight", (rows, hidden)
-        if config.has_qkv_bias:
-            yield f"self_attn.{name}_proj.bias", (rows,)
-        if config.has_qk_norm and name != "v":
-            yield f"self_attn.{name}_norm.weight", (config.head_dim,)
-    yield "self_attn.o_proj.weight", (hidden, config.qkv_sizes[0])
-    if config.attention_bias:
-        yield "self_attn.o_proj.bias", (hidden,)
-    yield "post_attention_layernorm.weight", (hidden,)
-    yield "mlp.gate_proj.weight", (intermediate, hidden)
-    yield "mlp.up_proj.weight", (intermediate, hidden)
-    yield "mlp.down_proj.weight", (hidden, intermediate)
+    hidden, intermediate, family = config.hidden_size, config.intermediate_size, config.family
+    for norm in family.norms:
+        yield f"{norm}.weight", (hidden,)
+    if family.qk_norm:
+        for name, size in zip("qk", config.qkv_sizes, strict=False):
+            yield f"self_attn.{name}_norm.weight", (config.head_dim if family.qk_norm == "each head" else size,)
+    for stored, parts, columns, has_bias in (
+        ("self_attn.qkv_proj", config.qkv_sizes, hidden, config.qkv_bias),
+        ("self_attn.o_proj", (hidden,), config.qkv_sizes[0], config.output_bias),
+        ("mlp.gate_up_proj", (intermediate, intermediate), hidden, config.mlp_bias),
+        ("mlp.down_proj", (hidden,), intermediate, config.mlp_bias),
+    ):
+        sources = family.sources[stored]
+        for source, rows in zip(sources, parts if len(sources) > 1 else (sum(parts),), strict=True):
+            yield f"{source}.weight", (rows, columns)
+            if has_bias:
+                yield f"{source}.bias", (rows,)
+
+
+def checkpoint_names(config: ModelConfig, name: str) -> list[str]:
+    """Name the checkpoint's tensors whose rows, one after another, form a stored one."""
+    for module, sources in config.family.sources.items():
+        if f".{module}." in name:
+            return [name.replace(module, source) for source in sources]
+    return [name]
 
 
 def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:

@@ -19,12 +19,12 @@ from typing import Any
 
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
+from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.source import Source
 from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
 from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, Cache
-from export.runtime.model_config import ModelConfig
 from export.runtime.verify.divergence import CoarseParity, Expected
 from export.runtime.verify.probes import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
 from toolkit.errors import GateFailed

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.source import Source
-from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores

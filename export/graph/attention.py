@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
+from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.rope import Rope
 from export.graph.attention_over_codes import NAME as OVER_CODES
 from export.graph.nodes import MICROSOFT, OURS, Nodes
-from export.graph.rotary import inverse_frequencies
-from export.runtime.model_config import ModelConfig
 from toolkit.generation.generate import Floats
 
 
@@ -27,8 +27,8 @@ class Positions:
 
     seqlens_k_B: str
     total: str
-    cos_PR: str
-    sin_PR: str
+    tables: Mapping[Rope, tuple[str, str]]
+    """Each rope's cosines and sines, [P, R]."""
 
 
 def attention(
@@ -45,9 +45,10 @@ def attention(
     """
     prefix = f"model.layers.{layer}.self_attn"
     qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)
-    query, key, value = _split_and_norm(graph, config, prefix, qkv) if config.has_qk_norm else (qkv, "", "")
+    query, key, value = _split_and_norm(graph, config, prefix, qkv) if config.family.qk_norm else (qkv, "", "")
     past, present = ([f"{name}.{layer}.{kind}" for kind in ("key", "value")] for name in ("past_key_values", "present"))
-    rotary_table = [positions.cos_PR, positions.sin_PR] if config.rotates[layer] else ["", ""]
+    rope = config.ropes[layer]
+    rotary_table = positions.tables[rope] if rope else ("", "")
     inputs = [query, key, value, *past, positions.seqlens_k_B, positions.total, *rotary_table]
     if cache_scales:
         inputs += [graph.constant(f"{name}.steps", cache_scales[name.partition(".")[2]]) for name in past]
@@ -58,8 +59,8 @@ def attention(
         domain=OURS if cache_scales else MICROSOFT,
         num_heads=config.num_attention_heads,
         kv_num_heads=config.num_key_value_heads,
-        do_rotary=int(config.rotates[layer]),
-        scale=float(config.head_dim**-0.5),
+        do_rotary=int(rope is not None),
+        scale=config.attention_multiplier,
         local_window_size=config.sliding_windows[layer] or -1,
     )
     return graph.linear(f"{prefix}.o_proj.weight", attended_BTD)
@@ -74,28 +75,35 @@ def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
     total = graph.node("Gather", [mask_shape, graph.constant("axis", np.array(1, dtype=np.int64))], axis=0)
     total = graph.node("Cast", [total], to=TensorProto.INT32)
 
-    inv_freq = graph.constant("rotary.inv_freq", inverse_frequencies(config)[None])
     bounds = [
         graph.constant(f"rotary.{name}", np.array(value, dtype=np.float32))
         for name, value in (("start", 0), ("limit", config.max_position_embeddings), ("step", 1))
     ]
     positions_P1 = graph.node("Unsqueeze", [graph.node("Range", bounds), one])
-    angles_PR = graph.node("Mul", [positions_P1, inv_freq])
-    return Positions(
-        seqlens_k_B=seqlens_k_B,
-        total=total,
-        cos_PR=graph.node("Cos", [angles_PR]),
-        sin_PR=graph.node("Sin", [angles_PR]),
-    )
+    ropes = dict.fromkeys(rope for rope in config.ropes if rope)
+    tables = {rope: _table(graph, rope, i, positions_P1) for i, rope in enumerate(ropes)}
+    return Positions(seqlens_k_B=seqlens_k_B, total=total, tables=tables)
+
+
+def _table(graph: Nodes, rope: Rope, index: int, positions_P1: str) -> tuple[str, str]:
+    """Write one rope's cosines and sines."""
+    name = "rotary.inv_freq" + (f".{index}" if index else "")
+    inv_freq_1R = graph.constant(name, np.array([rope.inv_freq], dtype=np.float32))
+    angles_PR = graph.node("Mul", [positions_P1, inv_freq_1R])
+    cos_PR, sin_PR = (graph.times(graph.node(kind, [angles_PR]), rope.length) for kind in ("Cos", "Sin"))
+    return cos_PR, sin_PR
 
 
 def _split_and_norm(graph: Nodes, config: ModelConfig, prefix: str, qkv: str) -> tuple[str, str, str]:
-    """Norm each head of q and k, as Qwen3 does; GroupQueryAttention on CPU ignores its own inputs for that."""
+    """Norm q and k, each head or all together; GroupQueryAttention on CPU ignores its own inputs for that."""
     sizes = graph.constant(f"{prefix}.sizes", np.array(config.qkv_sizes, dtype=np.int64))
     names = [f"{prefix}.{letter}" for letter in "qkv"]
     graph.node("Split", [qkv, sizes], outputs=names, axis=-1)
     normed = []
     for name, size in zip(names[:2], config.qkv_sizes, strict=False):
+        if config.family.qk_norm == "all heads":
+            normed.append(graph.norm(f"{name}_norm.weight", name, config))
+            continue
         heads_shape = graph.constant(f"{name}.heads", np.array([0, 0, -1, config.head_dim], dtype=np.int64))
         flat_shape = graph.constant(f"{name}.flat", np.array([0, 0, size], dtype=np.int64))
         heads_BTHA = graph.node("Reshape", [name, heads_shape])

@@ -11,7 +11,7 @@
 `export.graph.attention` writes attention, and `export.graph.nodes` products and what they read from the file. Input and
 output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an initializer that
 a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone. Source:
-transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
+transformers' modeling files of the families in `export.checkpoint.decoder_families`; drawn are those that norm before.
 
 Shapes: B batch, T new tokens, D hidden, F feed-forward.
 """
@@ -24,13 +24,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD
 from export.folder.weights_file import Weights
 from export.graph.attention import attended_positions, attention
 from export.graph.attention_over_codes import attention_over_codes
 from export.graph.matmul_3bits import matmul_3bits
 from export.graph.nodes import MICROSOFT, OURS, Nodes
-from export.runtime.model_config import ModelConfig
 from export.runtime.rows.cached_model import LOGITS_FROM
 from toolkit.generation.generate import Floats
 
@@ -55,30 +55,56 @@ def build_graph(
     graph = Nodes(weights, vectors)
     head = LM_HEAD if LM_HEAD in weights else EMBEDDING
     positions = attended_positions(graph, config)
-    residual_BTD = graph.gather(EMBEDDING, "input_ids")
-    normed_BTD = graph.norm("model.layers.0.input_layernorm.weight", residual_BTD, config)
+    stream = Stream(graph, config, graph.times(graph.gather(EMBEDDING, "input_ids"), config.embedding_multiplier))
+    norms = config.family.norms
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
+        normed_BTD = stream.read(prefix, norms.before_attention)
         update_BTD = attention(graph, config, layer, normed_BTD, positions, cache_scales)
-        normed_BTD, residual_BTD = graph.skip_norm(
-            f"{prefix}.post_attention_layernorm.weight", update_BTD, residual_BTD, config
-        )
-        update_BTD = _mlp(graph, f"{prefix}.mlp", normed_BTD)
-        last = layer == config.num_hidden_layers - 1
-        following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
-        normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
+        stream.add(update_BTD, prefix, norms.after_attention)
+        normed_BTD = stream.read(prefix, norms.before_mlp)
+        stream.add(_mlp(graph, config, f"{prefix}.mlp", normed_BTD), prefix, norms.after_mlp)
+    normed_BTD = graph.times(stream.read("model", "norm"), 1 / config.logits_scaling)
     graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
     has_3bits = any(weight.bits == 3 for weight in weights.values())
     return _model(graph, config, has_int8_cache=bool(cache_scales), has_3bits=has_3bits)
 
 
-def _mlp(graph: Nodes, prefix: str, normed_BTD: str) -> str:
+class Stream:
+    """The residual stream: an update is added when the stream is read again, together with the norm of that."""
+
+    def __init__(self, graph: Nodes, config: ModelConfig, embedded_BTD: str) -> None:
+        self._graph, self._config = graph, config
+        self._sum_BTD, self._update_BTD = embedded_BTD, ""
+
+    def read(self, prefix: str, norm: str) -> str:
+        """Return the stream, normed if there is a norm."""
+        graph, update_BTD, self._update_BTD = self._graph, self._update_BTD, ""
+        name = f"{prefix}.{norm}.weight"
+        if norm and update_BTD:
+            normed_BTD, self._sum_BTD = graph.skip_norm(name, update_BTD, self._sum_BTD, self._config)
+            return normed_BTD
+        if update_BTD:
+            self._sum_BTD = graph.node("Add", [self._sum_BTD, update_BTD])
+        return graph.norm(name, self._sum_BTD, self._config) if norm else self._sum_BTD
+
+    def add(self, update_BTD: str, prefix: str, norm: str) -> None:
+        """Add what attention or an MLP computed, normed if there is a norm."""
+        if norm:
+            update_BTD = self._graph.norm(f"{prefix}.{norm}.weight", update_BTD, self._config)
+        self._update_BTD = self._graph.times(update_BTD, self._config.residual_multiplier)
+
+
+def _mlp(graph: Nodes, config: ModelConfig, prefix: str, normed_BTD: str) -> str:
     gate_BTF, up_BTF = f"{prefix}.gate", f"{prefix}.up"
     gate_up = graph.linear(f"{prefix}.gate_up_proj.weight", normed_BTD)
     graph.node("Split", [gate_up], outputs=[gate_BTF, up_BTF], axis=-1, num_outputs=2)
-    sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
-    silu_BTF = graph.node("Mul", [gate_BTF, sigmoid_BTF])
-    return graph.linear(f"{prefix}.down_proj.weight", graph.node("Mul", [silu_BTF, up_BTF]))
+    if config.activation == "gelu_tanh":
+        active_BTF = graph.node("Gelu", [gate_BTF], approximate="tanh")
+    else:
+        sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
+        active_BTF = graph.node("Mul", [gate_BTF, sigmoid_BTF])
+    return graph.linear(f"{prefix}.down_proj.weight", graph.node("Mul", [active_BTF, up_BTF]))
 
 
 def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.checkpoint.model_config import ModelConfig
 from export.folder.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
-from export.runtime.model_config import ModelConfig
 from toolkit.generation.generate import Floats
 
 MICROSOFT = "com.microsoft"
@@ -91,6 +91,12 @@ class Nodes:
         return self.node(
             "SimplifiedLayerNormalization", [input_name, weight], axis=-1, epsilon=config.rms_norm_eps, stash_type=1
         )
+
+    def times(self, input_name: str, factor: float) -> str:
+        """Multiply by a number, unless it is 1."""
+        if factor == 1:
+            return input_name
+        return self.node("Mul", [input_name, self.constant(f"times {factor!r}", np.array(factor, dtype=np.float32))])
 
     def skip_norm(self, name: str, update: str, residual: str, config: ModelConfig) -> tuple[str, str]:
         """Add update + residual and its norm; returns the names of the norm and of the sum."""

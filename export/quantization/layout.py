@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES
+from export.checkpoint.decoder_families import MATRICES
+from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD
 from export.quantization.codes import LARGEST_CODE_BITS, THREE_BITS_BLOCK
-from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 
 BLOCK_SIZES = (256, 128, 64, 32)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from export.runtime.model_config import read_model_config
+from export.runtime.model_shape import read_model_shape
 from export.runtime.rows.cached_model import CachedModel, CacheShape
 from export.runtime.session import check_graph, open_session
 from toolkit.errors import InputError
@@ -48,16 +48,16 @@ def open_exported(
         raise InputError(f"an int8 cache needs {model_path}, which is missing; {why}")
     if not model_path.is_file():
         raise InputError(f"{model_path} is missing; make the folder with: toolkit export MODEL --int4 --out {folder}")
-    config = read_model_config(folder)
+    shape = read_model_shape(folder)
     session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
-    check_graph(session, config, model_path, has_int8_cache=cache == "int8")
-    shape = CacheShape(
-        names=tuple(f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")),
-        heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
+    check_graph(session, shape, model_path, has_int8_cache=cache == "int8")
+    kept = CacheShape(
+        names=tuple(f"{layer}.{kind}" for layer in range(shape.num_hidden_layers) for kind in ("key", "value")),
+        heads=shape.num_key_value_heads,
+        head_dim=shape.head_size,
         dtype=np.dtype(np.int8 if cache == "int8" else np.float32),
     )
-    return CachedModel(session, shape, vocab_size=config.vocab_size, max_length=config.max_position_embeddings)
+    return CachedModel(session, kept, vocab_size=shape.vocab_size, max_length=shape.context_length)
 
 
 def chosen_cache(folder: Path) -> Cache:

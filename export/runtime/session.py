@@ -28,7 +28,7 @@ from export.runtime.aligned_data import align_data
 from export.runtime.external_data import check_external_data, read_number
 from export.runtime.kernels.library import kernels_digest, kernels_library
 from export.runtime.machine import machine_key
-from export.runtime.model_config import ModelConfig
+from export.runtime.model_shape import GENAI_CONFIG, ModelShape
 from export.runtime.rows.cached_model import LOGITS_FROM
 from toolkit.disk import sync
 from toolkit.errors import InputError
@@ -65,8 +65,8 @@ def open_session(
     return packed or _open(model_path, _options(threads, own_kernels))
 
 
-def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, *, has_int8_cache: bool) -> None:
-    """Raise `InputError` if the graph is older than its runner, or does not belong to the model of `config`."""
+def check_graph(session: ort.InferenceSession, shape: ModelShape, path: Path, *, has_int8_cache: bool) -> None:
+    """Raise `InputError` if the graph is older than its runner, or does not have this `shape`."""
     if LOGITS_FROM not in {value.name for value in session.get_overridable_initializers()}:
         raise InputError(f"{path} comes from an older export and lacks the input {LOGITS_FROM}; export again")
     found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
@@ -75,15 +75,15 @@ def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, 
     if kinds != {"tensor(int8)" if has_int8_cache else "tensor(float)"} or "logits" not in found:
         raise InputError(f"{path} has a cache of another type than its name says ({sorted(kinds)}); export again")
     for name, in_config, in_graph in (
-        ("num_hidden_layers", config.num_hidden_layers, {len(pasts) // 2}),
-        ("num_key_value_heads", config.num_key_value_heads, {value.shape[1] for value in pasts}),
-        ("head_dim", config.head_dim, {value.shape[3] for value in pasts}),
-        ("vocab_size", config.vocab_size, {found["logits"].shape[2]}),
-        ("max_position_embeddings", config.max_position_embeddings, {read_number(path, ROTARY_LIMIT)}),
+        ("num_hidden_layers", shape.num_hidden_layers, {len(pasts) // 2}),
+        ("num_key_value_heads", shape.num_key_value_heads, {value.shape[1] for value in pasts}),
+        ("head_size", shape.head_size, {value.shape[3] for value in pasts}),
+        ("vocab_size", shape.vocab_size, {found["logits"].shape[2]}),
+        ("context_length", shape.context_length, {read_number(path, ROTARY_LIMIT)}),
     ):
         if in_graph != {in_config}:
             raise InputError(
-                f"{name} in {path.with_name('config.json')} ({in_config}) must equal that of {path.name} "
+                f"{name} in {path.with_name(GENAI_CONFIG)} ({in_config}) must equal that of {path.name} "
                 f"({', '.join(str(number).removesuffix('.0') for number in in_graph)}); "
                 "export again or copy the folder again"
             )

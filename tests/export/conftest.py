@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from export.checkpoint.decoder_families import FAMILIES
 from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import int4_config
-from export.runtime.model_config import ARCHITECTURES
 from toolkit.records import Example, write_records
 
 TINY = {
@@ -35,6 +35,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+MIXED = ["sliding_attention", "full_attention"]
 BIASED_CONTEXT = 1400
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("Llama", {"tie_word_embeddings": True}),
@@ -63,8 +65,58 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "SmolLM3",
         {"tie_word_embeddings": False, "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 6},
     ),
+    "Llama with biases everywhere and linear positions": (
+        "Llama",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        },
+    ),
+    "Llama with dynamic positions": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
+    ),
+    "Qwen3 with YaRN": ("Qwen3", {"head_dim": 32, "rope_parameters": YARN}),
+    "Exaone 4": ("Exaone4", {"head_dim": 16, "sliding_window": 6, "layer_types": MIXED}),
+    "Gemma": ("Gemma", {"head_dim": 32}),
+    "Gemma 3": (
+        "Gemma3",
+        {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 6, "layer_types": MIXED},
+    ),
+    "GLM": ("Glm", {"head_dim": 32}),
+    "GLM-4": ("Glm4", {"head_dim": 32}),
+    "Granite": (
+        "Granite",
+        {
+            "tie_word_embeddings": True,
+            "attention_multiplier": 0.1,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+    ),
+    "OLMo 2": ("Olmo2", {}),
+    "OLMo 3": ("Olmo3", {"sliding_window": 6, "layer_types": MIXED, "rope_scaling": YARN}),
+    "Phi-3 with LongRoPE": (
+        "Phi3",
+        {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "original_max_position_embeddings": 200,
+            "sliding_window": 400,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+                "short_factor": [1.0 + 0.1 * i for i in range(8)],
+                "long_factor": [2.0 + i for i in range(8)],
+            },
+        },
+    ),
+    "Seed-OSS": ("SeedOss", {"head_dim": 16, "attention_bias": True, "attention_out_bias": True, "mlp_bias": True}),
 }
-assert {f"{family}ForCausalLM" for family, _ in VARIANTS.values()} == set(ARCHITECTURES)
+assert {f"{family}ForCausalLM" for family, _ in VARIANTS.values()} == set(FAMILIES)
 
 
 @pytest.fixture(scope="session", params=list(VARIANTS))
@@ -81,11 +133,13 @@ def checkpoint_folder(
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
     torch.manual_seed(1)
-    config = getattr(transformers, f"{family}Config")(**TINY, **facts)
+    name = "Gemma3Text" if family == "Gemma3" else family
+    config = getattr(transformers, f"{name}Config")(**TINY | facts)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     for parameter_name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=float("norm" in parameter_name), std=0.2)
+            multiplies = "norm" in parameter_name and not FAMILIES[f"{family}ForCausalLM"].norms_add_one
+            torch.nn.init.normal_(parameter, mean=float(multiplies), std=0.2)
         else:
             torch.nn.init.normal_(parameter, std=0.08)
     model.save_pretrained(folder)

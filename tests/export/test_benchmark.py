@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from export.checkpoint.model_config import read_model_config
 from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import int4_config
 from export.runtime.bench import run_benchmark, table
-from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError
 from toolkit.runs import folder_bytes
 

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from apps.model import check_folder
 from export.calibration.cache_scales import LARGEST_CODE
 from export.calibration.texts import CalibrationText, read_texts
+from export.checkpoint.model_config import read_model_config
 from export.checkpoint.source import float_model
 from export.checkpoint.tensors import Checkpoint
 from export.checks.gate import check_source, pass_gate
@@ -26,7 +27,6 @@ from export.pipeline import export_model
 from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, chosen_cache
-from export.runtime.model_config import read_model_config
 from export.runtime.verify.checks import outgrown, verify
 from export.runtime.verify.divergence import EXPECTED_FILE, read_expected, write_expected
 from export.runtime.verify.probes import LONG
@@ -114,13 +114,13 @@ def test_a_layer_that_does_not_turn_keeps_a_step_for_each_channel(
     checkpoint_folder: Path, traces: Path, tmp_path: Path
 ) -> None:
     config = read_model_config(checkpoint_folder)
-    assert set(config.rotates) == {True, False}
+    assert {rope is None for rope in config.ropes} == {True, False}
     export_model(replace(int4_config(checkpoint_folder, tmp_path / "int4", calibration=traces), bounds=None))
     found = steps(tmp_path / "int4")
-    for layer, rotates in enumerate(config.rotates):
+    for layer, rope in enumerate(config.ropes):
         steps_GA = found[f"past_key_values.{layer}.key.steps"].reshape(config.num_key_value_heads, -1)
         first_GR, second_GR = np.split(steps_GA, 2, axis=-1)
-        assert np.array_equal(first_GR, second_GR) == rotates
+        assert np.array_equal(first_GR, second_GR) == (rope is not None)
 
 
 def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(

@@ -13,7 +13,9 @@ from torch import Tensor
 from export.calibration.hidden_states import Batch
 from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
 from export.calibration.stream import CalibrationStream
-from export.checkpoint.tensors import MATRICES, Checkpoint
+from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.tensors import Checkpoint
+from export.matrices import vectors
 from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.gptq import quantize_with_feedback
 from export.quantization.layout import Layout, layouts
@@ -74,6 +76,19 @@ def test_importance_is_the_diagonal_of_the_second_moment() -> None:
     torch.testing.assert_close(importance(batches), moments(batches)[0].diagonal())
 
 
+def as_stored(qkv_NK: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Put the rotated channels of queries and keys back beside each other."""
+    queries, keys, _ = config.qkv_sizes
+    pairs = len(next(rope.inv_freq for rope in config.ropes if rope))
+    stored_NK = qkv_NK.clone()
+    heads_HAK = qkv_NK[: queries + keys].unflatten(0, (-1, config.head_dim))
+    stored_HAK = stored_NK[: queries + keys].unflatten(0, (-1, config.head_dim))
+    for pair in range(pairs):
+        stored_HAK[:, 2 * pair] = heads_HAK[:, pair]
+        stored_HAK[:, 2 * pair + 1] = heads_HAK[:, pairs + pair]
+    return stored_NK
+
+
 @pytest.mark.parametrize("method", get_args(Calibrated))
 def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
     checkpoint_folder: Path, method: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +99,7 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
     texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
     checkpoint = Checkpoint(checkpoint_folder)
     embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
-    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32), method, tmp_path)
+    stream = CalibrationStream(checkpoint, texts, vectors(checkpoint), Layout(bits=4, block_size=32), method, tmp_path)
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
@@ -96,9 +111,11 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
         for name, [quantized] in taken.items():
             assert (quantized.bits, quantized.block_size) == (4, chosen[name].block_size)
             module = name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
-            linears = [block.get_submodule(part) for part in MATRICES[module]]
+            linears = [block.get_submodule(part) for part in checkpoint.config.family.sources[module]]
             sizes = [len(linear.weight) for linear in linears]
             rounded_NK = torch.from_numpy(dequantize(quantized))
+            if checkpoint.config.family.rotates_neighbours and module == "self_attn.qkv_proj":
+                rounded_NK = as_stored(rounded_NK, checkpoint.config)
             for linear, piece in zip(linears, torch.split(rounded_NK, sizes), strict=True):
                 linear.weight.data = piece
     [batch] = stream.states

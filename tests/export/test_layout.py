@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.rope import Rope
 from export.quantization.layout import Layout, layouts
-from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 
 SMOLLM2 = ModelConfig(
@@ -22,12 +23,10 @@ SMOLLM2 = ModelConfig(
     head_dim=64,
     max_position_embeddings=8192,
     rms_norm_eps=1e-5,
-    rope_theta=100000.0,
-    rope_scaling=None,
     tie_word_embeddings=True,
-    attention_bias=False,
     sliding_windows=(0,) * 30,
-    rotates=(True,) * 30,
+    ropes=(Rope(inv_freq=(1.0,) * 32),) * 30,
+    attention_multiplier=0.125,
 )
 
 

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
+from export.checkpoint.model_config import ModelConfig, read_model_config
 from export.checkpoint.tensors import tensor_shapes
-from export.graph.rotary import inverse_frequencies
-from export.runtime.model_config import ModelConfig, read_model_config
 from tests.export.conftest import LLAMA3, TINY
 from toolkit.errors import InputError
 
@@ -41,7 +39,7 @@ def test_frequencies_are_the_bits_of_transformers(family: str, values: dict[str,
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     module = getattr(transformers.models, family.lower())
     embedding = getattr(getattr(module, f"modeling_{family.lower()}"), f"{family}RotaryEmbedding")(theirs)
-    np.testing.assert_array_equal(inverse_frequencies(config), embedding.inv_freq.numpy())
+    assert {rope and rope.inv_freq for rope in config.ropes} - {None} == {tuple(embedding.inv_freq.tolist())}
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "SmolLM3"])
@@ -65,7 +63,9 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     windows = [theirs.sliding_window if kind == "sliding_attention" else 0 for kind in theirs.layer_types]
     assert list(config.sliding_windows) == windows
-    assert list(config.rotates) == [bool(x) for x in getattr(theirs, "no_rope_layers", [1] * len(windows))]
+    assert [rope is not None for rope in config.ropes] == [
+        bool(x) for x in getattr(theirs, "no_rope_layers", [1] * len(windows))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,12 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
         ("Llama", {"num_hidden_layers": 10**9}, r"num_hidden_layers in .* must be from 1 to 4096"),
         ("Mistral", {"layer_types": ["full_attention"] * 2}, r"config\.json describes Ministral \(layer_types\)"),
         ("Llama", {"model_type": "mistral"}, r"model_type \(mistral\) in .* is not that of LlamaForCausalLM"),
-        ("Mistral", {"attention_bias": True}, r"attention_bias \(True\) must be False"),
-        ("Llama", {"rope_scaling": {"type": "linear"}}, r"rope_type \(linear\) must be default or llama3"),
-        ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"lacks 'factor'"),
+        (
+            "Llama",
+            {"rope_scaling": {"type": "proportional"}},
+            r"rope_type \(proportional\) must be default or dynamic or",
+        ),
+        ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"transformers cannot build the model of .*factor"),
         ("Llama", {"is_causal": False}, r"is_causal \(False\) must be True"),
         ("Llama", {"quantization_config": {"quant_method": "awq"}}, r"quantization_config \(awq\) must be none"),
         ("Qwen3", {"layer_types": ["chunked_attention"] * 2}, r"layer_types \(chunked_attention\) must be full"),
@@ -189,5 +192,4 @@ def test_odd_values_are_read_as_transformers_reads_them_or_refused_in_one_line(
     theirs = model.config
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_key_value_heads", "tie_word_embeddings"):
         assert getattr(config, name) == getattr(theirs, name)
-    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
     assert {name: tuple(parameter.shape) for name, parameter in model.named_parameters()} == tensor_shapes(config)

@@ -12,10 +12,10 @@ import pytest
 
 from export.calibration.odd_tokens import LAST, odd_texts
 from export.calibration.texts import CalibrationText, read_texts
+from export.checkpoint.model_config import read_model_config
 from export.checks.gate import ANSWER_TOKENS, ROWS, TURN_COUNT, check_places, place_texts
 from export.checks.parity import Bounds
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.model_config import read_model_config
 from export.runtime.verify.checks import verify
 from export.runtime.verify.divergence import CoarseParity, agreement, read_expected
 from export.runtime.verify.probes import BATCH, LONG, ODD, TURNS, int8_fault, measure_places, read_batch

@@ -19,16 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from export.calibration.texts import read_texts
 from export.checkpoint.source import float_model
-from export.checkpoint.tensors import LM_HEAD, Checkpoint
+from export.checkpoint.tensors import LM_HEAD, Checkpoint, checkpoint_names
 from export.checks.parity import Bounds, compare
 from export.folder.resume_log import FOLDER
 from export.folder.weights_file import FILE_NAME
-from export.matrices import checkpoint_names
 from export.pipeline import export_model
 from export.presets import RECOVERED, int4_config
 from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.layout import layouts
-from export.recovery import CodedLinear, CodedProduct, Recovery, quantized_model
+from export.recovery import CodedLinear, CodedProduct, Recovery, check_recovery, quantized_model
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -87,16 +86,22 @@ def test_a_coded_product_is_the_product_with_what_the_kernel_reads(bits: int) ->
 def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     checkpoint = Checkpoint(checkpoint_folder, None)
+    family = checkpoint.config.family
+    if family.norms_add_one or family.rotates_neighbours or checkpoint.config.logits_scaling != 1:
+        with pytest.raises(InputError, match=f"cannot train {checkpoint.config.architecture}"):
+            check_recovery(checkpoint.config)
+        return
+    check_recovery(checkpoint.config)
     weights: dict[str, Weight] = {}
     for name, layout in layouts(checkpoint.config, bits=4, block_size=32, head_bits=8, has_own_head=True).items():
-        sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
+        sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(checkpoint.config, name)
         values_NK = np.concatenate([checkpoint.array(source) for source in sources])
         weights[name] = quantize_nearest(values_NK, bits=layout.bits, block_size=layout.block_size)
-    student = quantized_model(model, weights)
+    student = quantized_model(model, checkpoint.config, weights)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     with torch.no_grad():
         for name, weight in weights.items():
-            targets = [model.get_parameter(source) for source in checkpoint_names(name)]
+            targets = [model.get_parameter(source) for source in checkpoint_names(checkpoint.config, name)]
             values = torch.from_numpy(dequantize(weight)).split([len(target) for target in targets])
             for target, rows_NK in zip(targets, values, strict=True):
                 target.copy_(rows_NK)
@@ -104,7 +109,8 @@ def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_fold
     torch.testing.assert_close(student(ids_BT).logits, model(ids_BT).logits, atol=1e-4, rtol=1e-4)
     trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     assert all(name.endswith(("scales_NJ.original", "norm.parametrizations.weight.original")) for name in trained)
-    assert len(trained) == 2 * 7 + sum(name.endswith("norm.weight") for name in checkpoint.shapes)
+    matrices = sum(len(sources) for sources in family.sources.values())
+    assert len(trained) == 2 * matrices + sum(name.endswith("norm.weight") for name in checkpoint.shapes)
 
 
 @pytest.fixture(scope="module")

@@ -226,26 +226,32 @@ def test_a_data_file_that_is_a_link_elsewhere_is_refused(copied: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("name", "value", "message"),
     [
-        ({"num_hidden_layers": 1}, r"num_hidden_layers in .*config\.json \(1\) must equal that of model\.onnx \(2\)"),
-        (
-            {"max_position_embeddings": 4096},
-            r"max_position_embeddings in .* \(4096\) must equal that of model\.onnx \(512\)",
-        ),
-        ({"num_key_value_heads": 1}, r"num_key_value_heads in .* \(1\) must equal that of model\.onnx \(2\)"),
-        ({"head_dim": 32}, r"head_dim in .* \(32\) must equal that of model\.onnx \(16\)"),
-        ({"vocab_size": 319}, r"vocab_size in .* \(319\) must equal that of model\.onnx \(320\)"),
-        ({"num_hidden_layers": 0}, r"num_hidden_layers in .* \(0\) must be from 1 to"),
-        ({"num_hidden_layers": [2]}, r"num_hidden_layers in .* \(\[2\]\) must be a whole number"),
+        ("num_hidden_layers", 1, r"in .*genai_config\.json \(1\) must equal that of model\.onnx \(2\)"),
+        ("context_length", 4096, r"in .* \(4096\) must equal that of model\.onnx \(512\)"),
+        ("num_key_value_heads", 1, r"in .* \(1\) must equal that of model\.onnx \(2\)"),
+        ("head_size", 32, r"in .* \(32\) must equal that of model\.onnx \(16\)"),
+        ("vocab_size", 319, r"in .* \(319\) must equal that of model\.onnx \(320\)"),
+        ("num_hidden_layers", 0, r"in .* \(0\) must be from 1 to"),
+        ("num_hidden_layers", [2], r"in .* \(\[2\]\) must be a whole number"),
+        ("decoder", None, r"in .*genai_config\.json \(None\) must be an object"),
     ],
 )
 def test_a_configuration_that_contradicts_the_graph_is_refused_when_it_is_opened(
-    values: dict[str, object], message: str, copied: Path
+    name: str, value: object, message: str, copied: Path
 ) -> None:
-    path = copied / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    with pytest.raises(InputError, match=message):
+    path = copied / "genai_config.json"
+    content = json.loads(path.read_text())
+    (content["model"] if name in content["model"] else content["model"]["decoder"])[name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{name} {message}"):
+        OnnxDecoder(copied)
+
+
+def test_a_folder_without_its_numbers_is_refused_when_it_is_opened(copied: Path) -> None:
+    (copied / "genai_config.json").unlink()
+    with pytest.raises(InputError, match=r"lacks genai_config\.json; copy the whole folder again"):
         OnnxDecoder(copied)
 
 

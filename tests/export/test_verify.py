@@ -573,8 +573,8 @@ def test_a_model_that_is_not_exported_yet_is_called_one(tiny_student: Path, tmp_
 
 
 def test_a_context_beyond_the_graph_s_is_found(copied: Path) -> None:
-    edit_json(copied / "config.json", lambda config: config.update(max_position_embeddings=4096))
+    edit_json(copied / "genai_config.json", lambda config: config["model"].update(context_length=4096))
     repair_manifest(copied)
     found = failures(copied)
     assert found.keys() == {"greedy tokens", "divergence"}
-    assert all("max_position_embeddings" in line and "(4096) must equal that of" in line for line in found.values())
+    assert all("context_length" in line and "(4096) must equal that of" in line for line in found.values())

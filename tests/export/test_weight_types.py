@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from apps.model import CHAT_DECODER, load_model
+from export.checkpoint.model_config import read_model_config
 from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import WeightType, int4_config, nearest_config
 from export.quantization.codes import dequantize, round_nearest
 from export.quantization.layout import Layout, layouts
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.model_config import read_model_config
 from export.runtime.rows.prefix import PROMPT_CHUNK
 from export.runtime.verify.checks import verify
 from toolkit.errors import FolderConflict
@@ -93,6 +93,22 @@ def test_every_architecture_decodes_as_torch_does_with_the_same_floats(
     np.testing.assert_allclose(decoder.score(ids) / scale, expected_TV / scale, atol=2e-6)
     stepped_TV = [decoder.start([ids[:20]])[0], *(decoder.step(np.array([i]))[0] for i in ids[20:])]
     np.testing.assert_allclose(np.array(stepped_TV) / scale, expected_TV[19:] / scale, atol=2e-6)
+
+
+@pytest.mark.parametrize("checkpoint_folder", ["Phi-3 with LongRoPE"], indirect=True)
+def test_longrope_is_exact_up_to_the_context_that_is_left(
+    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    export_model(replace(nearest_config(checkpoint_folder, tmp_path / "fp32", "fp32"), bounds=None))
+    assert "it will read up to 200 tokens" in capsys.readouterr().err
+    decoder = OnnxDecoder(tmp_path / "fp32")
+    assert decoder.max_length == 200
+    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
+    ids = np.random.default_rng(0).integers(0, 320, 200).tolist()
+    expected_TV = model(torch.tensor([ids])).logits[0].detach().numpy()
+    np.testing.assert_allclose(decoder.start([ids])[0], expected_TV[-1], atol=2e-6 * np.abs(expected_TV).max())
 
 
 def test_one_folder_holds_one_weight_type(exports: dict[str, dict[str, Any]], tiny_student: Path, traces: Path) -> None:

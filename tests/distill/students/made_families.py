@@ -136,7 +136,7 @@ class Family:
     tokenizer: Callable[[], Tokenizer] = lambda: byte_level(LLAMA)
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of its configuration."""
-    exports: bool = False
+    exports: bool = True
     """Whether `toolkit export` knows its architecture."""
 
 
@@ -161,7 +161,6 @@ FAMILIES = {
         form="chatml",
         end="<|im_end|>",
         tokenizer=lambda: byte_level(GPT_2, digits=True),
-        exports=True,
     ),
     "Llama 3.2": Family(
         model="Llama",
@@ -182,7 +181,6 @@ FAMILIES = {
                 "original_max_position_embeddings": 256,
             }
         },
-        exports=True,
     ),
     "Llama 3 base": Family(
         model="Llama",
@@ -193,7 +191,6 @@ FAMILIES = {
         form="base",
         end="<|end_of_text|>",
         tokenizer=lambda: byte_level(LLAMA, ignore_merges=True),
-        exports=True,
     ),
     "Mistral": Family(
         model="Mistral",
@@ -205,7 +202,6 @@ FAMILIES = {
         end="</s>",
         tokenizer=lambda: sentence_piece("legacy"),
         settings={"sliding_window": None},
-        exports=True,
     ),
     "Qwen2.5": Family(
         model="Qwen2",
@@ -215,7 +211,6 @@ FAMILIES = {
         eos="<|im_end|>",
         form="r1",
         end="<|im_end|>",
-        exports=True,
     ),
     "Qwen3": Family(
         model="Qwen3",
@@ -227,7 +222,6 @@ FAMILIES = {
         form="own",
         end="<|im_end|>",
         settings={"head_dim": 16},
-        exports=True,
     ),
     "SmolLM3": Family(
         model="SmolLM3",
@@ -237,7 +231,6 @@ FAMILIES = {
         eos="<|im_end|>",
         form="own",
         end="<|im_end|>",
-        exports=True,
     ),
     "R1-Distill": Family(
         model="Qwen2",
@@ -249,7 +242,6 @@ FAMILIES = {
         eos=R1[1],
         form="own",
         end=R1[1],
-        exports=True,
     ),
     "Gemma 3": Family(
         model="Gemma3",
@@ -270,7 +262,7 @@ FAMILIES = {
         eos="<|endoftext|>",
         form="r1",
         end="<|end|>",
-        settings={"partial_rotary_factor": 0.75, "tie_word_embeddings": True},
+        settings={"partial_rotary_factor": 0.5, "num_attention_heads": 2, "tie_word_embeddings": True},
     ),
     "Granite": Family(
         model="Granite",
@@ -305,6 +297,7 @@ FAMILIES = {
         form="r1",
         end="<|END_RESPONSE|>",
         settings={"logit_scale": 0.25, "sliding_window": 32},
+        exports=False,
     ),
 }
 

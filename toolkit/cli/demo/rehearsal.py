@@ -29,7 +29,7 @@ from distill.training.train import StudentTrainer, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
-from export.matrices import part_bytes
+from export.matrices import part_bytes, vectors
 from export.presets import int4_config
 from export.quantization.layout import layouts
 from toolkit.figures.ledger import TRACES
@@ -194,9 +194,11 @@ def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[
         has_own_head=config.has_own_head,
     )
 
+    norms = vectors(checkpoint)
+
     def layer_s(count: int) -> float:
         (folder / str(count)).mkdir()
-        stream = CalibrationStream(checkpoint, texts[:count], chosen[EMBEDDING], "gptq", folder / str(count))
+        stream = CalibrationStream(checkpoint, texts[:count], norms, chosen[EMBEDDING], "gptq", folder / str(count))
         begun = time.perf_counter()
         stream.quantize_layer(0, chosen, lambda *matrix: None)
         return time.perf_counter() - begun
