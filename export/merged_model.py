@@ -10,7 +10,6 @@ place, or nothing is left. Meanwhile the whole model is in memory in float32; it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -26,11 +25,12 @@ from export.checkpoint.model_config import read_model_config
 from export.checkpoint.safetensors_file import SINGLE
 from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.dequantized_model import float_folder
 from export.folder.package import MODEL_FILES, TEXT_FILES
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import CHAT_FILES, TOKENIZER, ChatFormat
 from toolkit.machine.allowance import memory
-from toolkit.machine.user_folders import cache_folder
+from toolkit.machine.user_folders import cached_model_folder
 from toolkit.model.decoder import load_model
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
@@ -45,6 +45,7 @@ RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
 
 def open_source(base: Path, adapter: Path | None) -> Source:
     """Open a model, with its adapter merged: while tensors are read where that can be, else by PEFT beforehand."""
+    base = float_folder(base)
     chat_folder = adapter if adapter and (adapter / TOKENIZER).is_file() else base  # they were trained with it
     try:
         checkpoint = Checkpoint(base, adapter)
@@ -64,8 +65,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     memory is too small.
     """
     inputs = {"base": files_digest(base), "adapter": files_digest(adapter)}
-    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-    out = cache_folder() / "models" / f"{adapter.resolve().name}-{key}"
+    out = cached_model_folder(adapter.resolve().name, inputs)
     stage = Stage(name="merge", config={}, inputs=inputs)
     if is_complete(out, stage):
         return out

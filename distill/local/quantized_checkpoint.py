@@ -63,7 +63,7 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 
 {results}
 
-{licence} It cannot be trained further or exported; use the model that it was made from.
+{licence} It cannot be trained further; `toolkit export` takes it, as faithful as its few bits are.
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
@@ -20,3 +23,9 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """Return the folder of conversations and settings: `reasoning-edge` in the platform's data folder."""
     return user_data_path(NAME, appauthor=False)
+
+
+def cached_model_folder(name: str, inputs: Mapping[str, str]) -> Path:
+    """Return the cache's folder of a model that is made of inputs with these digests."""
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+    return cache_folder() / "models" / f"{name}-{key}"
