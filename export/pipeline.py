@@ -67,7 +67,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     if any(rope and rope.longest for rope in checkpoint.config.ropes):
         say(
             f"export: it will read up to {checkpoint.config.max_position_embeddings:,} tokens: for longer texts, "
-            "LongRoPE turns all keys otherwise, which is not exported"
+            "it turns or scales queries and keys otherwise, which is not exported"
         )
     chats = check_source(source) if config.bounds else []
     if config.recovery != "none":

@@ -39,10 +39,10 @@ def _read(found: Any) -> list[TokenLogprobs]:
     tops: Sequence[Any] = found.get("top_logprobs") or [None] * len(tokens)
     return [
         TokenLogprobs(
-            Candidate(ServerToken(_text(text)), _logprob(0.0 if value is None else value)),  # the first one has none
+            Candidate(ServerToken(_text(text)), _logprob(0.0 if value is None and not place else value)),
             [Candidate(ServerToken(other), _logprob(logprob)) for other, logprob in (top or {}).items()],
         )
-        for text, value, top in zip(tokens, values, tops, strict=True)
+        for place, (text, value, top) in enumerate(zip(tokens, values, tops, strict=True))  # the first may have none
     ]
 
 

@@ -16,6 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.local import grouped_attention
+from toolkit.errors import InputError
+
+
+class NotFinite(InputError):
+    """A model gives no numbers, so nothing can be drawn."""
 
 
 def decoding_view(causal_lm: PreTrainedModel, tokens: int) -> PreTrainedModel:
@@ -43,4 +48,8 @@ def decoding(causal_lm: PreTrainedModel) -> Iterator[None]:
 def _forward(view: Any, tokens: int, *args: Any, **kwargs: Any) -> Any:
     output = type(view).forward(view, *args, **kwargs)
     output.logits = output.logits[..., :tokens]
+    if not bool(output.logits.isfinite().all()):
+        raise NotFinite(
+            "the student's logits are not finite numbers; lower the learning rate, or get its weights again"
+        )
     return output

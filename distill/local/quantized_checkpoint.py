@@ -28,7 +28,7 @@ from toolkit.model.loading import load_whole, quantization
 from toolkit.records import read_object
 from toolkit.runs import Stage, check_out, finish, folder_digest, is_complete, partial_folder, replace_text, say_done
 from toolkit.sources.made_card import CARD as CARD_FILE
-from toolkit.sources.made_card import base_of, license_lines, license_sentence, results_block
+from toolkit.sources.made_card import base_lines, base_of, license_sentence, results_block, shown
 from toolkit.sources.model_names import is_exported, resolve
 from toolkit.terminal import say
 
@@ -40,8 +40,7 @@ METHODS = {
     "8bit": "int8 with a scale for each row",
 }
 CARD = """---
-{license}
-base_model: {base}
+{base}
 base_model_relation: quantized
 library_name: transformers
 pipeline_tag: text-generation
@@ -131,11 +130,10 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 def _card(model: str, folder: Path, load_in: LoadIn, measured: dict[str, Any]) -> str:
     base = base_of(folder, model)
     return CARD.format(
-        license="\n".join(license_lines(base)),
+        base="\n".join(base_lines(base)),
         licence=license_sentence(base),
-        base=base.name,
         results=results_block(),
-        model=model,
+        model=shown(model),
         name=Path(model).name,
         load_in=load_in,
         method=METHODS[load_in],

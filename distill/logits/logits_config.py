@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from toolkit.errors import InputError
@@ -62,10 +61,27 @@ class LogitsConfig(Record):
             value = getattr(self, name)
             if isinstance(value, int | float) and not low <= value <= high:
                 raise InputError(f"logits.{name} ({value}) must be between {low:g} and {high:g}")
+        self._refuse_idle()
         if self.source == "stored" and self.temperature != 1:
             raise InputError(
                 f"logits.temperature ({self.temperature}) must be 1 for stored candidates, whose tail has no logits"
             )
+
+    def _refuse_idle(self) -> None:
+        """Raise `InputError` for a value that was changed and that nothing reads with this source."""
+        if not (usual := USUAL.get(self.source)):
+            return  # the usual ones are being made
+        idle = {*ON_POLICY} if self.source != "on_policy" else {"weight"}
+        if self.source == "stored":
+            idle |= {"top_k", "tokenizer"}
+        if not self.curriculum:
+            idle.add("first_new_tokens")
+        for name in sorted(idle):
+            if (found := getattr(self, name)) != getattr(usual, name):
+                without = " without a curriculum" if name == "first_new_tokens" and not self.curriculum else ""
+                raise InputError(
+                    f"logits.{name} ({found}) has no effect with logits.source {self.source}{without}; leave it out"
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LogitsConfig:
@@ -107,6 +123,13 @@ BOUNDS = (
     ("first_new_tokens", 1, 2**20),
 )
 
+ON_POLICY = (
+    *("updates", "rollouts", "max_new_tokens", "rollout_temperature", "rollout_top_p", "teacher_prefix_share"),
+    *("curriculum", "first_new_tokens"),
+)
+"""What only a student that writes needs to know."""
+USUAL: dict[str, LogitsConfig] = {}
+"""The configuration of each source."""
 _OFF_POLICY = LogitsConfig(
     source="teacher",
     divergence_beta=0.0,  # on the teacher's text the forward KL divergence is the expectation of the cross entropy
@@ -125,13 +148,10 @@ _OFF_POLICY = LogitsConfig(
     first_new_tokens=64,
     tokenizer="",
 )
-USUAL: Mapping[str, LogitsConfig] = MappingProxyType(
-    {
-        "stored": replace(_OFF_POLICY, source="stored"),
-        "teacher": _OFF_POLICY,
-        "on_policy": replace(
-            _OFF_POLICY, source="on_policy", divergence_beta=0.5, final_divergence_beta=0.5, learning_rate_share=0.25
-        ),
-    }
-)
-"""The configuration of each source."""
+USUAL |= {
+    "stored": replace(_OFF_POLICY, source="stored"),
+    "teacher": _OFF_POLICY,
+    "on_policy": replace(
+        _OFF_POLICY, source="on_policy", divergence_beta=0.5, final_divergence_beta=0.5, learning_rate_share=0.25
+    ),
+}

@@ -68,6 +68,11 @@ class LogitsStage:
         if config.source == "stored":
             self._stored = _stored(student, traces, read)
         elif isinstance(teacher, ModelFolder):
+            if config.tokenizer:
+                raise InputError(
+                    f"logits.tokenizer ({config.tokenizer}) is for teachers behind a server, and {teacher.folder} has "
+                    "a tokenizer of its own; leave it out"
+                )
             self._aligner = self._beside(teacher.folder, teacher.folder.name)
             if is_exported(teacher.folder):
                 raise InputError(
@@ -80,6 +85,11 @@ class LogitsStage:
                 raise InputError(
                     f"the server {teacher.url} does not tell its tokenizer; name a folder with it and the chat "
                     "template: --set logits.tokenizer=FOLDER"
+                )
+            if config.temperature != 1:
+                raise InputError(
+                    f"logits.temperature ({config.temperature}) must be 1 for a teacher behind a server, whose tail "
+                    "has no logits; leave it out"
                 )
             self._aligner = self._beside(Path(config.tokenizer), config.tokenizer)
             self._of_server(teacher, self._aligner).check()

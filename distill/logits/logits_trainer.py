@@ -14,6 +14,7 @@ for other tokenizers and servers change between releases; so this is the one pat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.local.decoding_view import NotFinite
 from distill.logits.grading.graded_loss import Graded, graded_loss
 from distill.logits.grading.teacher_events import joined
 from distill.logits.grading.turns import Grader, Grades, StudentTurn
@@ -31,12 +33,17 @@ from distill.logits.rollouts import Writer
 from distill.logits.vocabularies.bridge import Bridge
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
+from distill.training.journal import diverged
 from distill.training.packed_rows import collate, packed
 from distill.training.student import causal_lm_of
 from distill.training.train import StudentTrainer
 from distill.training.train_config import TrainConfig
+from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example
+
+MOST_UNGRADED = 3
+"""Updates without a graded token after which a run is given up: it would learn nothing of the teacher."""
 
 
 def teachers_turns(examples: Sequence[Example], chat_format: ChatFormat, sources: Sequence[str]) -> list[StudentTurn]:
@@ -143,6 +150,8 @@ class LogitsTrainer(StudentTrainer):
         rows = [{"index": n, "input_ids": [*turn.prompt, *turn.completion]} for n, turn in enumerate(self._turns)]
         self.writes = logits.source == "on_policy"
         """Whether the student writes what it learns from."""
+        self._ungraded = 0
+        """Updates since the last one of which a token was graded."""
         if self.writes:
             arguments = kwargs["args"]
             arguments.max_steps, arguments.per_device_train_batch_size = logits.updates, logits.rollouts
@@ -150,7 +159,7 @@ class LogitsTrainer(StudentTrainer):
         super().__init__(model, config, **kwargs | {"train_dataset": Dataset.from_list(rows)})
         self.data_collator = _indices
         causal_lm = causal_lm_of(model)
-        causal_lm.forward = _GradedForward(causal_lm, grader.bridge)
+        causal_lm.forward = _GradedForward(causal_lm, grader.bridge, 0.0 if self.writes else config.neftune_noise)
         tokens = grader.bridge.student_rows
         self._writer = Writer(causal_lm, chat_format, logits, tokens=tokens, seed=config.seed) if self.writes else None
 
@@ -169,13 +178,22 @@ class LogitsTrainer(StudentTrainer):
         if self._writer:
             examples = [self._examples[index] for index in indices]
             salt = self.state.global_step * self.args.gradient_accumulation_steps + number
-            turns = self._writer.write(examples, salt, self._logits.tokens_at(progress))
+            try:
+                turns = self._writer.write(examples, salt, self._logits.tokens_at(progress))
+            except NotFinite as error:
+                raise diverged("student's logit", self.state.global_step + 1, math.nan, self.args) from error
             self.state.num_input_tokens_seen += sum(len(turn.prompt) + len(turn.completion) for turn in turns)
         grades = self._grader.grade(turns)
         written = sum(len(turn.completion) for turn in turns)
         graded = sum(int(grade.facts.length_P.sum()) for grade in grades if grade is not None)
         metrics = self._metrics["train"]
         metrics["graded"].append(graded / max(written, 1))
+        self._ungraded = 0 if graded or self._logits.source == "stored" else self._ungraded + 1
+        if self._ungraded == MOST_UNGRADED:
+            raise InputError(
+                f"the teacher graded no token of {MOST_UNGRADED} updates in a row: its tokens cannot write these "
+                "turns, or they exceed its context; choose another teacher, or learn from its texts alone"
+            )
         metrics["completions/mean_length"].append(written / len(turns))
         beta = self._logits.beta_at(progress)
         rows = rows_of(turns, grades, self._logits, beta, self._config.row_tokens, shares=self.shares)
@@ -185,8 +203,8 @@ class LogitsTrainer(StudentTrainer):
 class _GradedForward(LossForward):
     """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
 
-    def __init__(self, causal_lm: Any, bridge: Bridge) -> None:
-        super().__init__(causal_lm)
+    def __init__(self, causal_lm: Any, bridge: Bridge, noise: float) -> None:
+        super().__init__(causal_lm, noise)
         self._bridge = bridge
 
     def __call__(

@@ -47,10 +47,11 @@ class Writer:
 
     def write(self, examples: Sequence[Example], step: int, max_new_tokens: int) -> list[StudentTurn]:
         """Write one turn for each example, some of them from a piece of its own turn on."""
-        asked = [self._asked(example, step, place) for place, example in enumerate(examples)]
         turns: list[StudentTurn | None] = [None] * len(examples)
         with decoding(self._model):
             decoder = TorchDecoder(self._view)
+            longest = decoder.max_length - max_new_tokens
+            asked = [self._asked(example, step, place, longest) for place, example in enumerate(examples)]
             sampling = Sampling(
                 temperature=self._config.rollout_temperature,
                 top_p=self._config.rollout_top_p,
@@ -65,12 +66,15 @@ class Writer:
                 )
         return [turn for turn in turns if turn is not None]
 
-    def _asked(self, example: Example, step: int, place: int) -> _Asked:
+    def _asked(self, example: Example, step: int, place: int, longest: int) -> _Asked:
+        """Return a turn to write. `longest`: the tokens that leave room for a whole turn in the student's context; a
+        piece of the teacher's turn does not exceed it, since the shortest room is that of all turns."""
         draw = random.Random(f"{self._seed}:{step}:{place}")
         seed = draw.getrandbits(63)
         prompt = self._format.prompt_ids(example.messages)
         if draw.random() >= self._config.teacher_prefix_share:
             return _Asked(prompt=prompt, seed=seed, place=place)
         ids, _ = self._format.training_ids(example.messages, example.reasoning, example.answer)
-        begun = ids[len(prompt) : draw.randrange(len(prompt), len(ids))]
+        cut = min(draw.randrange(len(prompt), len(ids)), max(longest, len(prompt)))
+        begun = ids[len(prompt) : cut]
         return _Asked(prompt=[*prompt, *begun], seed=seed, place=place, begun=begun)

@@ -23,6 +23,7 @@ from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
 from distill.planning.training_speed import rehearsal_bytes, rehearse
+from distill.students.architectures import check_architecture
 from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
@@ -90,7 +91,10 @@ class TrainingPlan:
 
 
 def shape_of(student: str) -> PretrainedConfig:
-    """Return a student's configuration: its own, if it is here or can be had, or the known one of its name."""
+    """Return a student's configuration: its own, if it is here or can be had, or the known one of its name.
+
+    Raises `InputError` if there is none, or if it cannot be trained here.
+    """
     place = Path(student)
     known = known_config(student)
     if known and not place.is_dir():
@@ -100,6 +104,7 @@ def shape_of(student: str) -> PretrainedConfig:
         folder = place if (place / "config.json").is_file() else resolve(student)
     except InputError as error:
         raise InputError(f"{error}; shapes that are known without it: {', '.join(known_names())}") from error
+    check_architecture(folder)
     values = read_object(folder / "config.json")
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
@@ -113,7 +118,11 @@ def plan_training(
     devices: int = 1,
     price_per_hour: float | None = None,
 ) -> TrainingPlan:
-    """Plan a run on this machine, or on so many GPUs, which divide the student among them (FSDP2) if it can be."""
+    """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2).
+
+    What cannot be sharded (weights in four bits, the state of other optimizers than AdamW) is on each GPU whole. Raises
+    `InputError` for adapters on layers that the student does not have.
+    """
     dtype = torch.bfloat16 if gpu else compute_dtype()
     row, rows, batch_tokens, computed = fullest_row(
         examples, train, devices, on_gpu=bool(gpu) or torch.cuda.is_available()
@@ -125,7 +134,7 @@ def plan_training(
         dtype,
         row,
         rows=rows * train.accumulation_steps,
-        shards=devices if train.can_be_sharded else 1,
+        shards=1 if train.quantization or train.optimizer != "adamw" else devices,
         on_gpu=gpu is not None,
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)

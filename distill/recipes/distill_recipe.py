@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 
 from distill.logits.logits_config import LogitsConfig
 from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
-from distill.recipes.yaml_file import parsed, read_mapping, text_of
+from distill.recipes.yaml_file import read_mapping, text_of
 from distill.reinforcement.rl_config import RlConfig
-from distill.training.train_config import TrainConfig
+from distill.training.train_config import DEFAULTS, TrainConfig
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, Share, Within
 
@@ -90,6 +90,15 @@ class DistillRecipe:
     """How the student learns from the teacher's distribution; none: from its texts alone."""
     rl: RlConfig | None = None
     """How the student is reinforced on verified answers after all else; none: it is not."""
+
+    def __post_init__(self) -> None:
+        if self.logits and self.logits.source != "on_policy":
+            for name in ("label_smoothing", "loss_on"):
+                if (found := getattr(self.train, name)) != DEFAULTS[name]:
+                    raise InputError(
+                        f"train.{name} ({found}) has no effect with logits.source {self.logits.source}, whose loss is "
+                        "on the teacher's turns and not smoothed; leave it out"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +184,10 @@ def about(name: str) -> str:
 
 def base_of(path: Path) -> str | None:
     """Return the name of the recipe that a file builds on; None for the default, which builds on none."""
-    base = read_mapping(path).get(BASE, None if path == SHIPPED / f"{DEFAULT}.yaml" else DEFAULT)
-    if base is not None and not isinstance(base, str):
+    values = read_mapping(path)
+    if BASE not in values:
+        return None if path == SHIPPED / f"{DEFAULT}.yaml" else DEFAULT
+    if not isinstance(base := values[BASE], str):
         raise InputError(f"{path}: base ({base!r:.40}) must be the name or the file of a recipe; change it")
     return base
 
@@ -224,7 +235,7 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--set ({text!r:.60}) must be KEY=VALUE, such as train.learning_rate=1e-4")
     refuse_unknown(key, KNOWN, source)
-    return key, checked(as_given(parsed(value, f"{source} {key}"), KNOWN[key]), KNOWN[key], key, source)
+    return key, checked(as_given(value, KNOWN[key], f"{source} {key}"), KNOWN[key], key, source)
 
 
 def _built(flat: Flat) -> DistillRecipe:

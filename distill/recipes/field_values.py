@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from distill.recipes.other_names import OTHER_NAMES, OTHER_VALUES
+from distill.recipes.yaml_file import parsed
 from toolkit.errors import InputError
 from toolkit.field_types import MOST_SHOWN, Within, fits, in_words
 
@@ -67,15 +68,18 @@ def flattened(values: Mapping[str, Any], known: Mapping[str, Any], source: str, 
     for key, value in values.items():
         name = prefix + key
         if name in sections:
-            if not isinstance(value, dict):
+            if not isinstance(value, dict) or not value:
                 raise InputError(
                     f"{source}: {name} ({_shown(value)}) is a section; write its keys below it, indented, such as "
                     f"{next(other for other in known if other.startswith(f'{name}.')).rpartition('.')[2]}"
                 )
-            flat |= flattened(value, known, source, f"{name}.")
+            found = flattened(value, known, source, f"{name}.")
         else:
             refuse_unknown(name, known, source)
-            flat[name] = checked(value, known[name], name, source)
+            found = {name: checked(value, known[name], name, source)}
+        if twice := found.keys() & flat.keys():
+            raise InputError(f"{source}: {min(twice)} is given twice; leave one out")
+        flat |= found
     return flat
 
 
@@ -84,6 +88,8 @@ def refuse_unknown(name: str, known: Iterable[str], source: str) -> None:
     names = list(known)
     if name in names:
         return
+    if below := next((other for other in names if other.startswith(f"{name}.")), None):
+        raise InputError(f"{source}: {name} is a section; name one of its keys, such as {below}")
     key = name.rpartition(".")[2]
     if key in OTHER_NAMES:
         raise InputError(f"{source}: {name} is unknown; here it is {OTHER_NAMES[key]}")
@@ -121,10 +127,15 @@ def checked(value: Any, annotation: Any, name: str, source: str) -> Any:
     return float(value) if annotation is float else value
 
 
-def as_given(value: Any, annotation: Any) -> Any:
-    """Return a value of a command line, which YAML read, with numbers such as 1e-4 read as anyone means them."""
+def as_given(text: str, annotation: Any, source: str) -> Any:
+    """Return the value that a text of a command line means: YAML, but that numbers may be written as 1e-4, and that a
+    text is what it is (`no`, a path with a `#`) unless it is in quotes."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
+    is_text = annotation is str or get_origin(annotation) is Literal
+    if is_text and text.strip()[:1] not in ("'", '"'):
+        return text.strip()
+    value = parsed(text, source)
     return float(value) if annotation is float and _is_number(value) else value
 
 

@@ -1,20 +1,26 @@
 """Reads a YAML file of one mapping, and refuses what would be read otherwise than it looks.
 
 PyYAML's safe loader reads YAML 1.1. Of two equal keys it would take the last one without a word, and an alias can make
-a small file huge; both are errors here, as are keys that are not texts (`no:` is a boolean in YAML 1.1).
+a small file huge; both are errors here, as are keys that are not texts (`no:` is a boolean in YAML 1.1), and numbers of
+other bases that look like decimal ones (010 is 8 there, and 1:30 is 90).
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.nodes import ScalarNode
 
 from toolkit.errors import InputError
 
 MOST_BYTES = 1_000_000
 TEXT = "tag:yaml.org,2002:str"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
+"""Numbers that YAML 1.1 reads in base 8 or 60."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,7 +28,11 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise _Refused(f"an alias (*{event.anchor}) is not read; write the values out, or use base", event)
-        return super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
+        if isinstance(node, ScalarNode) and node.tag in NUMBERS and OTHER_BASE.fullmatch(node.value):
+            meant = "base 60" if ":" in node.value else "base 8"
+            raise _Refused(f"{node.value[:40]} is a number in {meant}; write it in decimals, or in quotes", node)
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

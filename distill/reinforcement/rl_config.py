@@ -12,6 +12,16 @@ from typing import Annotated, Literal
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, NotNegative, Positive, Within
 
+HEEDED = frozenset(
+    {
+        *("optimizer", "beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm", "quantization", "context_tokens"),
+        *("gradient_checkpointing", "row_tokens", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets"),
+        *("lora_rslora", "lora_dora", "lora_bias", "lora_kept_apart"),
+        *("checkpoint_every_s", "checkpoint_every_updates", "checkpoints_kept", "trackers"),
+    }
+)
+"""The values of the section `train` that count in reinforcement; it has its own length, rate and batches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RlConfig:

@@ -12,6 +12,7 @@ from together, and one whose advantage is 0 is left out, since its gradient is 0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.nn.functional import pad
 from transformers import AutoTokenizer, PreTrainedModel
 
 from distill.local.continuous import complete_each
-from distill.local.decoding_view import decoding, decoding_view
+from distill.local.decoding_view import NotFinite, decoding, decoding_view
 from distill.reinforcement.grpo import (
     ACCURACY,
     PREFLIGHT_PROBLEMS,
@@ -38,6 +39,7 @@ from distill.reinforcement.grpo import (
 from distill.reinforcement.rl_config import RlConfig
 from distill.reinforcement.token_probabilities import token_probabilities
 from distill.training.completion_loss import IGNORED, LossForward, labelled
+from distill.training.journal import diverged
 from distill.training.optimizers.choice import make_optimizer
 from distill.training.packed_rows import collate, packed
 from distill.training.student import KeepsTypes, causal_lm_of, types_of
@@ -147,7 +149,10 @@ class StudentGroupTrainer(KeepsTypes, GroupTrainer):
 
     def _draw(self, asked: Sequence[Problem]) -> list[Group]:
         give_freed_memory_back()  # writing and learning take blocks of other sizes
-        found = super()._draw(asked)
+        try:
+            found = super()._draw(asked)
+        except NotFinite as error:
+            raise diverged("student's logit", self.state.global_step + 1, math.nan, self.args) from error
         give_freed_memory_back()
         return found
 

@@ -27,21 +27,10 @@ from toolkit.model.decoder import load_model
 from toolkit.model.loading import load_whole
 from toolkit.model.precision import compute_dtype
 
-QUANTIZATIONS = ("", "nf4")
 
-
-def check_quantization(quantization: str, *, lora_rank: int) -> None:
-    """Raise `InputError` if there is no such quantization, or if all weights are to be trained in it."""
-    if quantization not in QUANTIZATIONS:
-        raise InputError(f"the quantization {quantization!r} must be nf4, or be left out")
-    if not quantization:
-        return
-    if not lora_rank:
-        raise InputError(
-            "weights in nf4 cannot be trained themselves, only adapters on them; add --lora, or leave the quantization "
-            "out"
-        )
-    if find_spec("bitsandbytes") is None:
+def check_quantization(quantization: str) -> None:
+    """Raise `InputError` if what quantizes is not installed."""
+    if quantization and find_spec("bitsandbytes") is None:
         raise InputError("nf4 needs bitsandbytes, which is not installed; pip install 'reasoning-edge[scale]'")
 
 

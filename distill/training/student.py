@@ -74,7 +74,7 @@ def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[s
         )
     if name := not_finite(model):
         raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
-    _check_targets(model, targets)
+    check_targets(model, targets)
     _set_context(model, context_tokens)
     return StudentFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -166,7 +166,11 @@ def _use_gpu_kernels(student: PreTrainedModel) -> None:
 
 
 def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
-    """Put low-rank adapters on the student's matrices; only these are trained."""
+    """Put low-rank adapters on the student's matrices; only these are trained.
+
+    Raises `InputError` if the student has none of the name of a target.
+    """
+    check_targets(student, config.lora_targets)
     torch.manual_seed(config.seed)
     adapters = LoraConfig(
         r=config.lora_rank,
@@ -268,15 +272,21 @@ def _set_context(student: Any, context_tokens: int) -> None:
         student.config.max_position_embeddings = context_tokens
 
 
-def _check_targets(student: nn.Module, targets: Sequence[str]) -> None:
-    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student."""
-    layers = {name.rpartition(".")[2] for name, module in student.named_modules() if isinstance(module, nn.Linear)}
+def check_targets(student: nn.Module, targets: Sequence[str]) -> None:
+    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student, or its
+    head, whose weights the loss reads without adapters."""
+    head = causal_lm_of(student).get_output_embeddings()
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
     for target in targets:
         if target.rpartition(".")[2] not in layers:
             near = get_close_matches(target, layers, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(layers))}"
             raise InputError(
-                f"train.lora_targets names {target!r:.60}, which the student has no linear layer of; {hint}"
+                f"train.lora_targets names {target!r:.60}, which is no linear layer below the student's head; {hint}"
             )
 
 

@@ -72,6 +72,16 @@ def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str 
     return Dataset.from_list([labelled(*row) for row in rows])
 
 
+def undivided(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Let a loader that accelerate prepared for one of several processes give whole batches, those of one process.
+
+    accelerate would fill up an epoch's last batch with examples from its beginning, which are then learned twice.
+    """
+    sampler: Any = loader.batch_sampler
+    sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
+    return loader
+
+
 def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
     """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
     return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
@@ -103,11 +113,8 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches for all processes, which `batch_of` divides."""
-        loader: Any = super().get_train_dataloader()
-        if self.args.world_size > 1:
-            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
-        divided: DataLoader[Any] = loader
-        return divided
+        loader = super().get_train_dataloader()
+        return undivided(loader) if self.args.world_size > 1 else loader
 
     def whole_model(self, load: Callable[[], PreTrainedModel | PeftModel]) -> PreTrainedModel | PeftModel | None:
         """Return the trained model in the first process, and None in the others. `load` loads the one to train anew."""
@@ -222,7 +229,7 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
 
 def check_recipe(config: TrainConfig) -> None:
     """Raise `InputError` if values of a recipe exclude each other, or if this machine cannot train so."""
-    check_quantization(config.quantization, lora_rank=config.lora_rank)
+    check_quantization(config.quantization)
     check_optimizer(config.optimizer)
     check_trackers(config.trackers)
 

@@ -106,6 +106,11 @@ class TrainConfig:
         for name, is_used in needed.items():
             if not is_used and getattr(self, name) != DEFAULTS[name]:
                 raise InputError(f"train.{name} ({getattr(self, name)}) has no effect {WITHOUT[_group(name)]}")
+        if self.quantization and not self.lora_rank:
+            raise InputError(
+                f"train.quantization ({self.quantization}) keeps weights that cannot be trained themselves; add "
+                "adapters (--lora, or train.lora_rank), or leave it out"
+            )
         if self.warmup_steps and self.max_updates and self.warmup_steps > self.max_updates:
             raise InputError(
                 f"train.warmup_steps ({self.warmup_steps}) must be at most train.max_updates ({self.max_updates}); "
@@ -116,11 +121,6 @@ class TrainConfig:
     def alpha(self) -> int:
         """LoRA's alpha."""
         return self.lora_alpha or 2 * self.lora_rank
-
-    @property
-    def can_be_sharded(self) -> bool:
-        """Whether processes may divide the student; if not, each holds all of it."""
-        return not self.quantization and self.optimizer == "adamw"
 
     @property
     def updating(self) -> dict[str, Any]:

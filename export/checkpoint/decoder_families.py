@@ -38,6 +38,10 @@ SEPARATE = {
 MATRICES = tuple(SEPARATE)
 """The stored matrices of a layer."""
 JOINED_MLP = SEPARATE | {"mlp.gate_up_proj": ("mlp.gate_up_proj",)}
+SHARED_MLP = SEPARATE | {
+    "mlp.gate_up_proj": ("shared_mlp.input_linear",),
+    "mlp.down_proj": ("shared_mlp.output_linear",),
+}
 JOINED = JOINED_MLP | {"self_attn.qkv_proj": ("self_attn.qkv_proj",)}
 
 Bias = str | bool
@@ -65,6 +69,8 @@ class DecoderFamily:
     """Whether embeddings are multiplied by the square root of the hidden size."""
     has_multipliers: bool = False
     """Whether config.json has factors for embeddings, attention, the residual stream and logits."""
+    intermediate_size: str = "intermediate_size"
+    """The key of the MLPs' size."""
     activation: str = "hidden_act"
     """The key of what an MLP's gate passes through."""
     score_size: str = ""
@@ -75,6 +81,10 @@ _GLM = DecoderFamily(qkv_bias="attention_bias", sources=JOINED_MLP, rotates_neig
 _BIAS = "attention_bias"
 
 FAMILIES: Mapping[str, DecoderFamily] = {
+    "CwmForCausalLM": DecoderFamily(windows="by type"),
+    "Ernie4_5ForCausalLM": DecoderFamily(
+        qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", rotates_neighbours=True
+    ),
     "Exaone4ForCausalLM": DecoderFamily(norms=AFTER, qk_norm="each head", windows="by type"),
     "GemmaForCausalLM": DecoderFamily(norms_add_one=True, scales_embedding=True, qkv_bias=_BIAS, output_bias=_BIAS),
     "Gemma3ForCausalLM": DecoderFamily(
@@ -106,7 +116,16 @@ FAMILIES: Mapping[str, DecoderFamily] = {
         rotates_neighbours=True,
     ),
     "GraniteForCausalLM": DecoderFamily(mlp_bias="mlp_bias", has_multipliers=True, qkv_bias=_BIAS, output_bias=_BIAS),
+    "GraniteMoeHybridForCausalLM": DecoderFamily(
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        sources=SHARED_MLP,
+        has_multipliers=True,
+        intermediate_size="shared_intermediate_size",
+    ),
     "LlamaForCausalLM": DecoderFamily(mlp_bias="mlp_bias", qkv_bias=_BIAS, output_bias=_BIAS),
+    "MinistralForCausalLM": DecoderFamily(windows="by type"),
+    "Ministral3ForCausalLM": DecoderFamily(windows="each layer"),
     "MistralForCausalLM": DecoderFamily(windows="each layer"),
     "Olmo2ForCausalLM": DecoderFamily(norms=AFTER, qk_norm="all heads", qkv_bias=_BIAS, output_bias=_BIAS),
     "Olmo3ForCausalLM": DecoderFamily(

@@ -172,12 +172,15 @@ def _check_sizes(path: Path, values: Mapping[str, Any]) -> None:
 def _refuse_unsupported(path: Path, architecture: str, theirs: Any) -> None:
     family, types = FAMILIES[architecture], set(_layer_types(architecture, theirs))
     window = getattr(theirs, "sliding_window", None)
+    blocks = getattr(theirs, "layers_block_type", [])
     for name, found, supported in (
         (family.activation, getattr(theirs, family.activation), tuple(ACTIVATIONS)),
         ("is_causal", getattr(theirs, "is_causal", True), (True,)),
         ("use_bidirectional_attention", getattr(theirs, "use_bidirectional_attention", None), (None, False)),
         ("attn_logit_softcapping", getattr(theirs, "attn_logit_softcapping", None), (None,)),
         ("final_logit_softcapping", getattr(theirs, "final_logit_softcapping", None), (None,)),
+        ("num_local_experts", getattr(theirs, "num_local_experts", 0) or 0, (0,)),
+        *(("each of layers_block_type", kind, ("attention", FULL)) for kind in sorted(set(blocks))),
         *(("each of layer_types", kind, (FULL, SLIDING) if window else (FULL,)) for kind in sorted(types)),
         *(("rope_type", kind, ROPE_TYPES) for kind in sorted(rope_types(theirs))),
     ):
@@ -216,8 +219,9 @@ def _from_transformers(architecture: str, model: Any) -> ModelConfig:
     window = getattr(theirs, "sliding_window", None) or 0
     slides = {"": [False], "each layer": [True], "by type": [kind == SLIDING for kind in types]}[family.windows]
     rotates = _rotates(architecture, theirs)
-    ropes = read_ropes(theirs, type(model.model.rotary_emb), types or [""] * theirs.num_hidden_layers)
-    longest = [theirs.max_position_embeddings, *(rope.longest for rope in ropes if rope.longest)]
+    rotary, layers = model.model.rotary_emb, theirs.num_hidden_layers
+    ropes = read_ropes(theirs, type(rotary), types or [""] * layers) if rotary else (None,) * layers
+    longest = [theirs.max_position_embeddings, *(rope.longest for rope in ropes if rope and rope.longest)]
     scale = float(getattr(theirs, family.score_size) if family.score_size else head_dim) ** -0.5
     factors = {name: float(getattr(theirs, name)) for name in MULTIPLIERS} if family.has_multipliers else {}
     if family.scales_embedding:
@@ -227,7 +231,7 @@ def _from_transformers(architecture: str, model: Any) -> ModelConfig:
         model_type=theirs.model_type,
         vocab_size=theirs.vocab_size,
         hidden_size=hidden,
-        intermediate_size=theirs.intermediate_size,
+        intermediate_size=getattr(theirs, family.intermediate_size),
         num_hidden_layers=theirs.num_hidden_layers,
         num_attention_heads=heads,
         num_key_value_heads=theirs.num_key_value_heads,

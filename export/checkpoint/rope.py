@@ -17,7 +17,7 @@ from torch import Tensor, nn
 ROPE_TYPES = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 """Those that the graph computes. Dynamic ones change behind max_position_embeddings. LongRoPE has a second set, which
 turns all keys of a text otherwise as soon as it outgrows the positions that the model was first trained on; so that is
-where the exported model's context ends."""
+where the exported model's context ends. Likewise that of Ministral 3, whose queries grow there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ def _by_layer_type(theirs: Any) -> dict[str, dict[str, Any]]:
 
 def _read(parameters: dict[str, Any], module: Any, kind: str) -> Rope:
     prefix = f"{kind}_" if kind else ""
+    changes = parameters["rope_type"] == "longrope" or parameters.get("llama_4_scaling_beta")
     inv_freq_R: Tensor = getattr(module, f"{prefix}inv_freq")
     return Rope(
         inv_freq=tuple(inv_freq_R.tolist()),
         length=float(getattr(module, f"{prefix}attention_scaling")),
-        longest=parameters["original_max_position_embeddings"] if parameters["rope_type"] == "longrope" else 0,
+        longest=parameters["original_max_position_embeddings"] if changes else 0,
     )

@@ -13,7 +13,7 @@ from bitsandbytes.functional import dequantize_4bit
 from peft import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from distill.training.quantized_base import check_quantization, dequantized, is_quantized, load_nf4, merged
+from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from distill.training.student import add_adapters, load_trainable, save_student
 from distill.training.train import train
 from distill.training.train_config import TrainConfig
@@ -143,9 +143,6 @@ def test_a_student_whose_rows_are_no_whole_blocks_is_refused(tiny_student: Path,
 
 
 def test_weights_in_nf4_without_adapters_are_refused() -> None:
-    check_quantization("", lora_rank=0)
-    check_quantization("nf4", lora_rank=8)
-    with pytest.raises(InputError, match=r"weights in nf4 cannot be trained themselves.*add --lora"):
-        check_quantization("nf4", lora_rank=0)
-    with pytest.raises(InputError, match="'int3' must be nf4"):
-        check_quantization("int3", lora_rank=8)
+    assert recipe().quantization == "nf4"
+    with pytest.raises(InputError, match=r"\(nf4\) keeps weights that cannot be trained themselves; add adapters"):
+        replace(tiny_recipe(), quantization="nf4")

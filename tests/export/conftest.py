@@ -37,6 +37,17 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 MIXED = ["sliding_attention", "full_attention"]
+GRANITE_4 = {
+    "shared_intermediate_size": 96,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "layer_types": ["full_attention"] * 2,
+    "mamba_n_heads": 4,
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 4.0,
+}
 BIASED_CONTEXT = 1400
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("Llama", {"tie_word_embeddings": True}),
@@ -78,6 +89,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
     ),
     "Qwen3 with YaRN": ("Qwen3", {"head_dim": 32, "rope_parameters": YARN}),
+    "CWM": ("Cwm", {"head_dim": 16, "sliding_window": 6, "layer_types": MIXED, "rope_parameters": LLAMA3}),
+    "ERNIE 4.5": ("Ernie4_5", {"head_dim": 16, "use_bias": True}),
     "Exaone 4": ("Exaone4", {"head_dim": 16, "sliding_window": 6, "layer_types": MIXED}),
     "Gemma": ("Gemma", {"head_dim": 32}),
     "Gemma 3": (
@@ -94,6 +107,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "embedding_multiplier": 12.0,
             "residual_multiplier": 0.22,
             "logits_scaling": 8.0,
+        },
+    ),
+    "Granite 4, dense": ("GraniteMoeHybrid", GRANITE_4 | {"position_embedding_type": "rope"}),
+    "Granite 4, dense, without positions": ("GraniteMoeHybrid", GRANITE_4),
+    "Ministral": ("Ministral", {"head_dim": 16, "sliding_window": 6, "layer_types": MIXED}),
+    "Ministral 3": (
+        "Ministral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": YARN
+            | {
+                "original_max_position_embeddings": 200,
+                "llama_4_scaling_beta": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
         },
     ),
     "OLMo 2": ("Olmo2", {}),

@@ -356,6 +356,18 @@ class Panic(BaseException):
             "the disk is full while writing the output folder",
         ),
         (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 302592 vs 302484"),
+            InputError,
+            2,
+            "the disk is full while writing the output folder",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes."),
+            InputError,
+            2,
+            "the machine's memory is too small for this step ([enforce fail] DefaultCPUAllocator",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "/x"),
             InputError,
             2,

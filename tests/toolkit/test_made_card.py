@@ -56,6 +56,16 @@ def measured(tmp_path: Path) -> Evaluation:
     return read_evaluation(out)
 
 
+@pytest.mark.parametrize(
+    "name", ["no", "2024-01-01", "1e3", "a: b", "mine #2", "it's", "- x", "42", "[a]", "größer", "Y"]
+)
+def test_a_card_is_yaml_whatever_the_base_is_called(name: str, base: Path, tmp_path: Path) -> None:
+    folder = made(tmp_path / "out", "distill.rl", {"student": name}, {"rl_updates": 1, "rl_tokens": 5})
+    write_student_card(folder, base)
+    assert front(folder)["base_model"] == name
+    assert base_of(folder, "x").name == name
+
+
 def front(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     return values

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk, a used-up quota, and a file that has reached its largest size."""
+FULL_SIGNS = ("No space left on device", "(os error 27)", "PytorchStreamWriter failed", "unexpected pos ")
+"""What safetensors and torch say of these, in errors without a number."""
+NO_MEMORY_SIGNS = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUDA error: out of memory")
+"""What torch says where Python would raise `MemoryError`."""
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -118,14 +122,15 @@ def explain(error: BaseException, extra: str) -> ToolkitError | None:
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
         return MissingExtra(error.name.partition(".")[0], extra)
-    if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+    if getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS):
         place = _given_name(error) or "the output folder"
         return InputError(f"the disk is full while writing {place}; free space and run the same command again")
     if isinstance(error, OSError) and (place := _given_name(error)):
         return InputError(f"{place} cannot be used: {error.strerror}")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY_SIGNS):
+        said = str(error).partition("\n")[0][:200] or "no more is free"
         return InputError(
-            f"the machine's memory is too small for this step ({error}); close programs or use a smaller model"
+            f"the machine's memory is too small for this step ({said}); close programs or use a smaller model"
         )
     return None
 

@@ -35,6 +35,10 @@ LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 UNKNOWN = "unknown"
 """The hub's name of a licence that nobody recorded."""
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_PLAIN = re.compile(r"(?!(?:true|false|yes|no|on|off|null|[yn])$)[a-z][\w./-]*", re.ASCII | re.IGNORECASE)
+"""Texts that YAML reads as they are."""
+_PAIR = re.compile(r"""(\w+):\s*(?:"([^"]+)"|'([^']+)'|([^\s"'#\[{|>].*?))\s*(?:\s\#.*)?$""")
+"""A line of a card's front matter: a key and a plain value, in quotes or not."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FEW_TRACES = 10_000
 """Traces that are asked for their teacher."""
@@ -116,16 +120,21 @@ def front_matter(folder: Path) -> dict[str, str]:
     card = folder / CARD
     found = _FRONT.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
     lines = found[1].splitlines() if found else []
-    pairs = (re.match(r"(\w+):\s*[\"']?([^\s\"'#\[{|>][^\"'#]*)", line) for line in lines)
-    return {pair[1]: pair[2].strip() for pair in pairs if pair}
+    pairs = (_PAIR.match(line) for line in lines)
+    return {pair[1]: pair[2] or pair[3] or pair[4] for pair in pairs if pair}
 
 
-def license_lines(base: Base) -> list[str]:
-    """Return the lines of a card's front matter that name the licence of the model that another was made from."""
-    lines = [f"license: {base.license}"]
+def yaml_text(text: str) -> str:
+    """Return a text as YAML reads it: in quotes, where it would be read as something else."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def base_lines(base: Base) -> list[str]:
+    """Return the lines of a card's front matter that name the model that another was made from, and its licence."""
+    lines = [f"license: {yaml_text(base.license)}"]
     if base.license == "other" and base.has_text:
         lines += ["license_name: as-the-base-model", "license_link: LICENSE"]
-    return lines
+    return [*lines, f"base_model: {yaml_text(base.name)}"]
 
 
 def license_sentence(base: Base) -> str:
@@ -164,7 +173,7 @@ def _student_card(folder: Path, base_folder: Path, manifest: Mapping[str, Any]) 
     base = base_of(base_folder, _student_of(manifest) or str(base_folder))
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     relation, library = ("adapter", "peft") if is_adapter else ("finetune", "transformers")
-    front = [f"base_model: {base.name}", f"base_model_relation: {relation}", f"library_name: {library}"]
+    front = [f"base_model_relation: {relation}", f"library_name: {library}"]
     made_from, tags, terms = {"student": f"`{base.name}`"}, ["reasoning"], ""
     how = "reinforced on problems whose answers are verified"
     if "teacher" in config:
@@ -186,7 +195,7 @@ def _student_card(folder: Path, base_folder: Path, manifest: Mapping[str, Any]) 
         "## Use": [_use(folder, is_adapter=is_adapter)],
         "## Licence": [license_sentence(base) + terms],
     }
-    return _card([*license_lines(base), *front], tags, sections, manifest)
+    return _card([*base_lines(base), *front], tags, sections, manifest)
 
 
 def _learned(measured: Mapping[str, Any]) -> Iterator[str]:
@@ -210,9 +219,9 @@ def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str
     config, measured = manifest["config"], manifest["measured"]
     base = base_of(source, str(source))
     precision = f"int{config['bits']}" if config["bits"] <= 8 else f"fp{config['bits']}"
-    front = [f"base_model: {base.name}", "base_model_relation: quantized", "library_name: onnxruntime"]
+    front = ["base_model_relation: quantized", "library_name: onnxruntime"]
     about = (
-        f"`{_shown(str(source))}` as one ONNX graph, its weights in {precision}: "
+        f"`{shown(str(source))}` as one ONNX graph, its weights in {precision}: "
         f"{measured['bytes'] / 1e6:,.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter."
     )
     parity = measured.get("parity")
@@ -225,7 +234,7 @@ def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str
     use = "```sh\ntoolkit verify FOLDER\ntoolkit chat FOLDER\ntoolkit serve FOLDER\n```"
     sections = {
         f"# {_name(folder)}": [about, fidelity],
-        "## What it was made from": [_inputs({"source": f"`{_shown(str(source))}`"}, manifest)],
+        "## What it was made from": [_inputs({"source": f"`{shown(str(source))}`"}, manifest)],
         "## Recipe": [
             "`toolkit export` with these values.",
             markdown_table([["setting", "value"], *_flat({**config, "bounds": None, **_unlimited(config)})]),
@@ -234,7 +243,7 @@ def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str
         "## Use": [use],
         "## Licence": [license_sentence(base)],
     }
-    return _card([*license_lines(base), *front], ["reasoning", "onnx", precision], sections, manifest)
+    return _card([*base_lines(base), *front], ["reasoning", "onnx", precision], sections, manifest)
 
 
 def _card(
@@ -268,7 +277,7 @@ def _student_of(manifest: Mapping[str, Any]) -> str:
 def _teachers(folder: Path, named: str) -> list[str]:
     """Return who wrote the traces of a run, as the first of them say."""
     lines = islice(read_jsonl(folder / TRACES), FEW_TRACES) if (folder / TRACES).is_file() else ()
-    return sorted({str(values["teacher"]).rpartition("@")[0] for _, values in lines}) or [_shown(named)]
+    return sorted({str(values["teacher"]).rpartition("@")[0] for _, values in lines}) or [shown(named)]
 
 
 def _used(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +330,7 @@ def _use(folder: Path, *, is_adapter: bool) -> str:
     )
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Name a model without the folders that it lies in, which are its maker's own."""
     return Path(name).name if Path(name).exists() else name
 

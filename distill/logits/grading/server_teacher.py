@@ -7,7 +7,10 @@
 vLLM and `toolkit serve` answer so, and name tokens as `token_id:N`; by texts alone, as other servers name them, a
 candidate whose text several tokens share counts to the tail. llama-server ignores `echo` (llama.cpp#27174) and
 llama-cpp-python takes no ids, which is found out before training. The teacher's tokenizer and template are read from a
-folder, since the server gives neither.
+folder, since the server gives neither; that they are those of its model is found out from the texts that it names.
+
+What a server says is checked before it is learned from: log-probabilities are numbers of at most 0, one of each token
+but the first, of the very tokens that were sent.
 """
 
 from __future__ import annotations
@@ -27,8 +30,14 @@ from toolkit.errors import InputError, Unreachable
 from toolkit.generation.endpoint import KEY_VARIABLE, first_line, locate, open_client
 
 BY_ID = "token_id:"
+ROUNDED = 1e-3
+"""How far above 0 a log-probability may be rounded."""
+ALIKE = 0.5
+"""The least share of a prompt's tokens that a server must name as the tokenizer does; it may treat spaces otherwise."""
 AT_ONCE = 8
 """Requests that wait for the server together."""
+SPACES = " \n▁Ġ"
+"""What servers write for a space at a token's beginning, or leave out."""
 BUSY, WAITS_S = (429, 503), (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Statuses of a server that is busy, and how long to wait before it is asked again."""
 
@@ -53,15 +62,18 @@ class ServerTeacher:
         self._longest = locate(f"{self._url}#{self._model}", self._key).max_length or UNBOUNDED
         prompt = self._aligner.teacher.question_ids("1 + 1 =")
         [found] = asyncio.run(self._ask([prompt]))
-        self._read(found, len(prompt))
+        self._read(found, prompt)
+        [by_texts] = asyncio.run(self._ask([prompt], by_id=False))
+        self._check_texts(by_texts, prompt)
 
     def grade(self, turns: Sequence[StudentTurn]) -> list[Grades | None]:
         found: list[Grades | None] = [None] * len(turns)
         asked = self._aligner.asked(turns, self._longest - 2)
         end = min(self._aligner.teacher.stop_ids)
-        answers = asyncio.run(self._ask([[*prompt, *places.teacher, end] for _, prompt, places in asked]))
-        for (number, prompt, places), answer in zip(asked, answers, strict=True):
-            logprobs, tops = self._read(answer, len(prompt) + len(places.teacher) + 1)
+        sent = [[*prompt, *places.teacher, end] for _, prompt, places in asked]
+        answers = asyncio.run(self._ask(sent))
+        for (number, prompt, places), ids, answer in zip(asked, sent, answers, strict=True):
+            logprobs, tops = self._read(answer, ids)
             facts = self._aligner.facts(turns[number], places)
             after = len(prompt)
             events = candidate_events(
@@ -72,12 +84,12 @@ class ServerTeacher:
             found[number] = Grades(facts=facts, events=events)
         return found
 
-    async def _ask(self, prompts: Sequence[Sequence[int]]) -> list[Any]:
+    async def _ask(self, prompts: Sequence[Sequence[int]], *, by_id: bool = True) -> list[Any]:
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def ask(prompt: Sequence[int]) -> Any:
             body = {"model": self._model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0}
-            body |= {"echo": True, "logprobs": self._top_k, "return_tokens_as_token_ids": True}
+            body |= {"echo": True, "logprobs": self._top_k, "return_tokens_as_token_ids": by_id}
             async with gate:
                 for wait_s in (*WAITS_S, 0.0):
                     answer = await client.post("completions", json=body)
@@ -97,19 +109,46 @@ class ServerTeacher:
         except HTTPError as error:
             raise Unreachable(f"{self._url} must be a server that answers: {first_line(error)}; start it") from error
 
-    def _read(self, answer: Any, count: int) -> tuple[list[float], list[Mapping[str, float]]]:
+    def _read(self, answer: Any, prompt: Sequence[int]) -> tuple[list[float], list[Mapping[str, float]]]:
         """Return of each token of a prompt its log-probability, and its position's candidates."""
+        count = len(prompt)
         try:
             logprobs = answer["choices"][0]["logprobs"]
-            values, tops = logprobs["token_logprobs"], logprobs["top_logprobs"]
-            if len(values) < count or len(tops) < count or any(top is None for top in tops[1:count]):
+            names, values, tops = (logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs"))
+            if min(len(names), len(values), len(tops)) < count:
                 raise ValueError(f"{len(values)} tokens instead of {count}")
-            return [0.0 if value is None else float(value) for value in values[:count]], tops[:count]
-        except (LookupError, TypeError, ValueError) as error:
+            for place in range(1, count):  # of the first token there is nothing to say
+                _check_logprobs([values[place], *tops[place].values()], place)
+            self._check_same(names[:count], prompt)
+            return [0.0, *map(float, values[1:count])], tops[:count]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self._url} gives no log-probabilities of prompts (echo and logprobs of /completions: {error}); "
                 "choose a server that does (vLLM, toolkit serve), or learn from its texts alone"
             ) from error
+
+    def _check_same(self, names: Sequence[str], prompt: Sequence[int]) -> None:
+        """Raise `ValueError` if a server speaks of other tokens than it was sent: one more, or a part of them."""
+        for place, (name, id) in enumerate(zip(names, prompt, strict=True)):
+            if name.startswith(BY_ID) and name != f"{BY_ID}{id}":
+                raise ValueError(f"token {place} of the prompt is {id}, and it speaks of {name[:40]!r}")
+
+    def _check_texts(self, answer: Any, prompt: Sequence[int]) -> None:
+        """Raise `InputError` if a server's texts of tokens are not those of the tokenizer; control tokens and names by
+        ids say nothing."""
+        decode, texts = self._aligner.teacher.tokenizer.decode, self.bridge.teacher_bytes
+        names = answer["choices"][0]["logprobs"]["tokens"]
+        told = [
+            (str(name).strip(SPACES), decode([id]).strip(SPACES))
+            for name, id in zip(names, prompt, strict=False)
+            if texts[id] is not None and not str(name).startswith(BY_ID)
+        ]
+        other = [pair for pair in told if pair[0] != pair[1]]
+        if len(other) > (1 - ALIKE) * len(told):
+            raise InputError(
+                f"the tokenizer of logits.tokenizer is not that of {self._url}, which reads {other[0][0]!r:.40} where "
+                f"the tokenizer wrote {other[0][1]!r:.40}; name the folder of the model that is served"
+            )
 
     def _id(self, name: str) -> int | None:
         """Return the token that a server names; None if it is not clear which one that is."""
@@ -130,6 +169,13 @@ class ServerTeacher:
             if id is not None:
                 masses[self._classes[id]] = masses.get(self._classes[id], 0.0) + math.exp(logprob)
         return masses
+
+
+def _check_logprobs(values: Sequence[Any], place: int) -> None:
+    """Raise `ValueError` for what is no log-probability; -inf is one."""
+    for value in values:
+        if not isinstance(value, (int, float)) or not value <= ROUNDED:
+            raise ValueError(f"token {place} has the log-probability {value}")
 
 
 def _written(span: Span, logprobs: Sequence[float]) -> tuple[float, float]:

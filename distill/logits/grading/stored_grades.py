@@ -84,6 +84,8 @@ class StoredGrades:
             return None
         segments = _shared(b"".join(student), b"".join(tokens))
         spans = align_segments(student, tokens, segments)
+        if not found[0].top and found[0].sampled.logprob == 0.0:  # some servers say nothing of a turn's first token
+            spans = [span for span in spans if span.teacher_begin]
         if ends and len(found) > len(said):
             spans.append(Span(len(student), len(student) + 1, len(said), len(said)))
         if not spans:

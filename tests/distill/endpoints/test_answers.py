@@ -116,6 +116,7 @@ NOT_LOGPROBS: list[Any] = [
     {"content": ["a"]},
     {"tokens": [["a"]], "token_logprobs": [-1.0]},
     {"tokens": ["a", "b"], "token_logprobs": [-1.0]},
+    {"tokens": ["a", "b"], "token_logprobs": [-1.0, None]},
 ]
 
 

@@ -95,7 +95,10 @@ def test_a_run_of_other_processes_is_the_same_run(
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "nf4 without adapters": (["--quantization", "nf4"], "--quantization nf4 keeps weights that cannot be trained"),
+    "nf4 without adapters": (
+        ["--quantization", "nf4"],
+        "(nf4) keeps weights that cannot be trained themselves",
+    ),
     "shards of one": (["--fsdp"], "--fsdp divides a student among processes, and there is one; add --processes 2"),
     "shards of nf4": (
         ["--quantization", "nf4", "--lora", "--fsdp", "--processes", "2"],

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
+from torch.utils.data import DataLoader
 
 from distill.launching.shared_job import check_processes
 from distill.training.completion_loss import IGNORED
 from distill.training.packed_rows import batch_of, shared_out
+from distill.training.train import undivided
 from tests.distill.test_train import tiny_recipe
 from toolkit.errors import InputError
 
@@ -28,6 +31,14 @@ def test_parts_of_a_batch_are_the_batch(processes: int) -> None:
     assert sorted(row["input_ids"][0] for part in parts for row in part) == [0, 100, 200, 300, 400, 500]
     if processes == 2:
         assert [sum(len(row["input_ids"]) for row in part) for part in parts] == [37, 37]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_the_batches_are_those_of_one_process_and_the_last_one_is_not_filled_up(rank: int) -> None:
+    loader: DataLoader[Any] = DataLoader(list(range(26)), batch_size=4)  # type: ignore[arg-type]
+    prepared = prepare_data_loader(loader, num_processes=3, process_index=rank, put_on_device=False)
+    assert [batch.tolist() for batch in undivided(prepared)] == [batch.tolist() for batch in loader]
+    assert len(prepared) == len(loader) == 7
 
 
 def test_processes_make_equally_many_passes() -> None:

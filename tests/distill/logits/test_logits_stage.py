@@ -19,7 +19,9 @@ from toolkit.sources.model_names import resolve
 
 
 def config_of(student: Path, problems: Path, source: str) -> DistillConfig:
-    logits = replace(USUAL[source], updates=3, rollouts=4, max_new_tokens=8)
+    logits = USUAL[source]
+    if source == "on_policy":
+        logits = replace(logits, updates=3, rollouts=4, max_new_tokens=8)
     return replace(recipe(student, problems), logits=logits)
 
 
@@ -103,3 +105,9 @@ def test_an_exported_teacher_and_a_server_without_a_tokenizer_are_refused(tiny_s
     named = replace(behind, logits=replace(USUAL["on_policy"], tokenizer=str(resolve("builtin"))))
     with pytest.raises(InputError, match="must be a server that answers"):
         distill(named, tmp_path / "server", no_decoder)
+    warm = replace(named, logits=replace(USUAL["on_policy"], tokenizer=str(resolve("builtin")), temperature=2.0))
+    with pytest.raises(InputError, match=r"logits\.temperature \(2\.0\) must be 1 for a teacher behind a server"):
+        distill(warm, tmp_path / "warm", no_decoder)
+    here = replace(named, teacher="builtin")
+    with pytest.raises(InputError, match=r"logits\.tokenizer .* is for teachers behind a server, and"):
+        distill(here, tmp_path / "here", no_decoder)

@@ -15,11 +15,13 @@ from distill.logits.grading.local_teacher import LocalTeacher
 from distill.logits.grading.turns import Aligner
 from distill.logits.logits_config import USUAL, LogitsConfig
 from distill.logits.logits_trainer import LogitsTrainer
+from distill.logits.rollouts import Writer
 from distill.logits.vocabularies.bridge import build_bridge
 from distill.recipes.distill_recipe import shipped_recipe
 from distill.training.train import train
 from distill.training.train_config import TrainConfig
 from tests.conftest import write_tiny_student
+from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example, read_jsonl
 from toolkit.sources.model_names import resolve
@@ -127,6 +129,33 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path
             run(tiny_student, resolve("builtin"), tmp_path / "cut", logits, checkpoint_every_s=0.0)
     resumed = run(tiny_student, resolve("builtin"), tmp_path / "cut", logits)
     assert resumed["updates"] == whole["updates"] and resumed["final_loss"] == whole["final_loss"]
+
+
+def test_a_teacher_that_grades_nothing_is_given_up(tiny_student: Path, tmp_path: Path) -> None:
+    logits = replace(USUAL["on_policy"], updates=5, rollouts=4, max_new_tokens=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalTeacher, "grade", lambda self, turns: [None] * len(turns))
+        with pytest.raises(InputError, match="the teacher graded no token of 3 updates in a row"):
+            run(tiny_student, resolve("builtin"), tmp_path / "out", logits)
+
+
+def test_a_student_that_diverges_is_given_up(tiny_student: Path, tmp_path: Path) -> None:
+    logits = replace(USUAL["on_policy"], updates=5, rollouts=4, max_new_tokens=4)
+    with pytest.raises(InputError, match=r"training diverged: the .* of update 2 is nan; lower the learning rate"):
+        run(tiny_student, resolve("builtin"), tmp_path / "out", logits, learning_rate=1e9, warmup_share=0.0)
+
+
+def test_a_piece_of_the_teachers_turn_leaves_room_for_all_turns(tiny_student: Path) -> None:
+    """The shortest room is that of all turns that are written together."""
+    model, chat_format = open_causal_model(tiny_student, torch.float32).model, ChatFormat.from_folder(tiny_student)
+    logits = replace(USUAL["on_policy"], teacher_prefix_share=1.0)
+    long = replace(EXAMPLES[0], reasoning="1 + 1 = 2\n" * 60)
+    writer = Writer(model, chat_format, logits, tokens=chat_format.tokenizer.get_vocab_size(), seed=0)
+    turns = writer.write([long, *EXAMPLES[1:4]], 0, 200)
+    room = model.config.max_position_embeddings
+    assert all(len(turn.prompt) + len(turn.completion) <= room for turn in turns)
+    asked = [writer._asked(long, step, 0, room - 200) for step in range(20)]
+    assert max(len(one.prompt) for one in asked) == room - 200
 
 
 def test_adapters_are_trained_and_merged(tiny_student: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -90,6 +90,65 @@ def test_it_grades_as_the_same_model_does_here(tiny_student: Path, tmp_path: Pat
         torch.testing.assert_close(
             served.masses_PE.sum(1) + served.span_P, torch.ones(len(known)), atol=1e-5, rtol=1e-5
         )
+
+
+def told(prompt: list[int]) -> dict[str, Any]:
+    """Return what a server that names tokens by their ids says of a prompt."""
+    names = [f"token_id:{id}" for id in prompt]
+    values: list[Any] = [None] + [-1.0] * (len(prompt) - 1)
+    return {"tokens": names, "token_logprobs": values, "top_logprobs": [None] + [{"token_id:5": -0.5}] * len(names[1:])}
+
+
+def shifted(said: dict[str, Any]) -> None:
+    """A server that puts a token before the prompt."""
+    said["tokens"].insert(0, "token_id:0")
+    said["token_logprobs"].insert(1, -2.0)
+    said["top_logprobs"].insert(1, {"token_id:5": -0.5})
+
+
+def wrong(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(said: dict[str, Any]) -> None:
+        said[key] = [*said[key][:2], value, *said[key][3:]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (wrong("token_logprobs", None), "token 2 has the log-probability None"),
+        (wrong("token_logprobs", float("nan")), "token 2 has the log-probability nan"),
+        (wrong("token_logprobs", 0.7), r"token 2 has the log-probability 0\.7"),
+        (wrong("top_logprobs", {"token_id:5": float("nan")}), "token 2 has the log-probability nan"),
+        (wrong("top_logprobs", None), "gives no log-probabilities of prompts"),
+        (shifted, "token 0 of the prompt is .*, and it speaks of 'token_id:0'"),
+    ],
+)
+def test_what_is_no_log_probability_of_the_prompt_is_refused(
+    change: Callable[[dict[str, Any]], None], said: str, tiny_student: Path
+) -> None:
+    teacher = ServerTeacher("http://127.0.0.1:1/v1", "tiny", aligner_of(tiny_student, tiny_student), top_k=5)
+    prompt = [7, 8, 9, 10]
+    answer = {"choices": [{"logprobs": told(prompt)}]}
+    assert teacher._read(answer, prompt)[0] == [0.0, -1.0, -1.0, -1.0]
+    change(answer["choices"][0]["logprobs"])
+    with pytest.raises(InputError, match=said):
+        teacher._read(answer, prompt)
+
+
+def test_a_tokenizer_that_is_not_the_servers_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_student, other)
+    made = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = made["model"]["vocab"]
+    pieces = [piece for piece in vocabulary if piece not in {token["content"] for token in made["added_tokens"]}]
+    ids = [vocabulary[piece] for piece in pieces]
+    vocabulary |= dict(zip(pieces, reversed(ids), strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
+    with serving_floats(tiny_student, tmp_path / "served") as url:
+        ServerTeacher(url, "tiny", aligner_of(resolve("builtin"), tiny_student), top_k=5).check()
+        with pytest.raises(InputError, match=r"logits\.tokenizer is not that of http.*; name the folder of the model"):
+            ServerTeacher(url, "tiny", aligner_of(tiny_student, other), top_k=5).check()
 
 
 class _Completing(QuietHandler):

@@ -58,21 +58,29 @@ def test_a_gpu_without_a_data_sheet_is_planned_without_speed() -> None:
     assert named.footprint == found.footprint and named.tokens_per_s
 
 
-def test_a_student_in_nf4_is_whole_on_each_gpu() -> None:
-    train, config = replace(TRAIN, lora_rank=16), shape_of("HuggingFaceTB/SmolLM2-360M-Instruct")
-    one, two, two_in_nf4 = (
-        plan_training(config, each, equal_examples(10, 512), gpu=device("24GB"), devices=devices).footprint
-        for each, devices in ((train, 1), (train, 2), (replace(train, quantization="nf4"), 2))
-    )
-    assert two.weights == one.weights / 2 and two_in_nf4.weights > 0.3 * one.weights
-
-
 def test_what_a_rehearsal_has_no_room_for_is_planned_without_speed(
     tiny_student: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(training_plan, "free_bytes", lambda: 1.0)
     assert main(["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--price-per-hour", "1"]) == 0
     assert re.search(r"\n1,200 tokens; how fast is not known, since a few steps .* take \d", capsys.readouterr().out)
+
+
+def test_what_cannot_be_sharded_is_on_each_gpu_whole() -> None:
+    gpu, examples = device("h100"), equal_examples(64, 512)
+    train = replace(TRAIN, lora_rank=16, quantization="nf4", batch_examples=8)
+    alone, eight = (plan_training(shape_of(SEVEN), train, examples, gpu=gpu, devices=n) for n in (1, 8))
+    assert eight.footprint.weights == alone.footprint.weights
+    sharded = plan_training(shape_of(SEVEN), replace(train, quantization=""), examples, gpu=gpu, devices=8)
+    assert sharded.footprint.weights < alone.footprint.weights
+
+
+def test_what_is_not_planned_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", SEVEN, "--device", "H100", "--set", "logits.source=on_policy", "--set", "rl.updates=5"]
+    assert main(words) == 0
+    assert "what the recipe's logits and rl take beside or after it" in capsys.readouterr().out
+    assert main([*words[:4], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_planned"] == []
 
 
 def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,12 +100,24 @@ def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFix
             "did you mean 'A100 40GB' or 'A100 80GB', or its memory alone",
         ),
         (["plan", SEVEN, "--device", "RX 580"], "known ones are RTX 4090, .*; any other is named by its memory"),
-        (["plan", SEVEN, "--quantization", "nf4"], "--quantization nf4 keeps weights that cannot be .* add --lora"),
+        (["plan", SEVEN, "--quantization", "nf4"], r"train\.quantization \(nf4\) keeps weights that cannot"),
         (["plan", SEVEN, "--devices", "2"], "--devices 2 is for GPUs; name which with --device"),
         (
             ["plan", SEVEN, "--set", "max_tokens=40000", "--device", "H100"],
             r"max_tokens \(40000\) exceeds the student's context \(32768\); lower it with --set max_tokens=N",
         ),
+        (
+            ["plan", SEVEN, "--recipe", "gpu-24gb", "--device", "H100", "--tokens", "20000"],
+            r"--tokens 20000 exceeds the recipe's max_tokens \(16384\), beyond which examples are left out",
+        ),
+        (["plan", SEVEN, "--device", "H100", "--devices", "99"], r"a batch of 16 examples .* among 99 devices; use at"),
+        (["plan", SEVEN, "--device", "H100", "--examples", "99999999"], "--examples 99999999 must be at most"),
+        (["plan", SEVEN, "--set", "train.quantization=nf4"], r"train\.quantization \(nf4\) keeps weights that cannot"),
+        (
+            ["plan", SEVEN, "--device", "H100", "--lora", "--set", "train.lora_targets=[q_porj]"],
+            r"train\.lora_targets names 'q_porj', which is no linear layer below .*; did you mean q_proj\?",
+        ),
+        (["plan", "builtin"], r"the student's architecture \(deepseek_v3\) must be one of"),
         (["plan", "nobody/nothing"], "shapes that are known without it: Qwen/Qwen2.5-0.5B-Instruct"),
     ],
 )

@@ -61,6 +61,11 @@ def written(folder: Path, text: str) -> str:
         ("train: {schedule: cosin}", r"train\.schedule \('cosin'\) must be one of cosine, .*; did you mean cosine\?"),
         ("train: {lora_targets: q_proj}", r"train\.lora_targets \('q_proj'\) must be a list; write \[q_proj\]"),
         ("train: {trackers: [tensorbord]}", r"did you mean tensorboard\?"),
+        ("seed: 010", r"line 1 is not YAML that is read here: 010 is a number in base 8; write it in decimals"),
+        ("about: x\nmax_tokens: 1:30", r"line 2 is not YAML that is read here: 1:30 is a number in base 60"),
+        ("train.epochs: 2\ntrain: {epochs: 3}", r"train\.epochs is given twice; leave one out"),
+        ("rl: {}", r"rl \(an object of 0\) is a section; write its keys below it, indented, such as updates"),
+        ("base: null", r"base \(None\) must be the name or the file of a recipe"),
         ("train: 5", r"train \(5\) is a section; write its keys below it, indented, such as learning_rate"),
         ("student: 2024-01-01", r"must be a text; put it into quotes"),
         ("student: null", r"student \(null\) must be a text"),
@@ -108,7 +113,8 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         ("train.learning_rate", r"--set \('train\.learning_rate'\) must be KEY=VALUE"),
         ("train.learning=1", r"--set: train\.learning is unknown; did you mean train\.learning_rate\?"),
         ("lr=1e-4", r"--set: lr is unknown; here it is train\.learning_rate"),
-        ("train=1", r"--set: train is unknown"),
+        ("train=1", r"--set: train is a section; name one of its keys, such as train\.learning_rate"),
+        ("seed=010", r"--set seed, line 1 .* 010 is a number in base 8"),
         ("train.epochs=many", r"--set: train\.epochs \('many'\) must be a whole number"),
         ("train.epochs=", r"train\.epochs \(null\) must be a whole number"),
         ("train.epochs=[", r"--set train\.epochs, line 1 is not YAML"),
@@ -127,6 +133,10 @@ def test_a_setting_is_read_as_it_is_meant() -> None:
     assert (made.train.learning_rate, made.train.lora_rank, made.temperature) == (1e-4, 8, 1.0)
     assert (made.train.lora_targets, made.train.lora_dora, made.train.trackers) == (("q_proj", "v_proj"), True, ())
     assert made.student == "owner/name"
+    texts = ["problems=a #1.jsonl", "student=no", "teacher=1:30", "train.quantization=", "traces='2024-01-01'"]
+    made = resolve_recipe("demo", texts).recipe
+    assert (made.problems, made.student, made.teacher, made.traces) == ("a #1.jsonl", "no", "1:30", "2024-01-01")
+    assert made.train.quantization == ""
 
 
 def test_an_option_wins_over_a_setting_over_the_file_over_its_base(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def line(student: Path, folder: Path, out: str, *more: str) -> list[str]:
     words = ["distill", "--stage", "rl", "--student", str(student), "--problems", str(write_problems(path))]
     settings = [word for value in VALUES for word in ("--set", f"rl.{value}")]
     return [*words, *settings, "--out", str(folder / out), *more]
+
+
+def test_a_student_that_diverges_is_given_up_and_the_last_checkpoint_is_named(
+    undecided: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = ["--set", "rl.learning_rate=1e9", "--set", "train.checkpoint_every_updates=1"]
+    assert main(line(undecided, tmp_path, "out", *hot)) == 2
+    said = r"training diverged: the student's logit of update 2 is nan; .*; the last good checkpoint is .*checkpoint-1"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def measured_of(out: Path) -> dict[str, Any]:
@@ -119,6 +129,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a teacher": (["--teacher", "builtin"], "--teacher is for learning from a teacher, and --stage rl asks none"),
     "traces": (["--traces", "traces.jsonl"], "--traces is for learning from a teacher, and --stage rl asks none"),
     "epochs": (["--epochs", "2"], "--epochs is for learning from a teacher, and --stage rl asks none; leave it out"),
+    "a rate of supervised training": (
+        ["--set", "train.learning_rate=1e-6"],
+        "--set train.learning_rate has no effect with --stage rl; set rl.learning_rate",
+    ),
+    "a teacher's samples": (["--set", "samples=4"], "--set samples has no effect with --stage rl; set rl.samples"),
+    "noise": (["--set", "train.neftune_noise=5"], "train.neftune_noise has no effect with --stage rl; leave it out"),
     "logits": (["--logits", "teacher"], "--logits is for learning from a teacher"),
     "an unknown value": (["--set", "rl.updtes=2"], "--set: rl.updtes is unknown; did you mean rl.updates?"),
     "one turn": (["--set", "rl.samples=1"], "rl.samples (1) must be a whole number at least 2"),

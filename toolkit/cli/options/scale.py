@@ -67,18 +67,8 @@ def recipe_changes(options: Options) -> dict[str, Any]:
     return {f"train.{name}": value for name in names if (value := getattr(options, name))}
 
 
-def check_quantization(recipe: TrainConfig) -> None:
-    """Refuse weights in four bits that would be trained themselves."""
-    if recipe.quantization and not recipe.lora_rank:
-        raise InputError(
-            f"--quantization {recipe.quantization} keeps weights that cannot be trained themselves; add --lora, or "
-            "leave it out"
-        )
-
-
-def check_scale(options: Options, recipe: TrainConfig) -> None:
-    """Refuse what the options and the recipe show to be wrong, before anything slow."""
-    check_quantization(recipe)
+def check_scale(options: Options) -> None:
+    """Refuse what the options alone show to be wrong, before anything slow."""
     if options.engine == RAY:
         from distill.engines.ray_cluster import check_address, check_ray
 

@@ -46,6 +46,8 @@ TRAIN_KEYS = ("epochs", "learning_rate")
 """Options that set the key of their name in its section `train`."""
 RL_KEYS = ("learning_rate", "samples", "temperature", "max_new_tokens")
 """Options that with `--stage rl` set the key of their name in the section `rl`."""
+RL_PLAIN_KEYS = ("student", "problems", "families", "per_family", "seed")
+"""Keys outside of sections that count with `--stage rl`."""
 NO_TEACHER = ("teacher", "load_in", "traces", "logits", "max_tokens", "per_problem", "epochs", "retry_failed")
 """Options that have no meaning with `--stage rl`."""
 
@@ -254,6 +256,20 @@ def _refuse_teacher(options: Options) -> None:
             raise InputError(
                 f"--{name.replace('_', '-')} is for learning from a teacher, and --stage rl asks none; leave it out"
             )
+    for setting in options.settings:
+        _refuse_idle(setting.partition("=")[0].strip())
+
+
+def _refuse_idle(key: str) -> None:
+    """Raise `InputError` for a key of `--set` that nothing reads with `--stage rl`."""
+    from distill.recipes.distill_recipe import KNOWN
+    from distill.reinforcement.rl_config import HEEDED
+
+    section, dot, name = key.rpartition(".")
+    heeded = section in ("rl", "reading") or (section == "train" and name in HEEDED)
+    if key in KNOWN and not heeded and (dot or name not in RL_PLAIN_KEYS):
+        remedy = f"set rl.{name}" if f"rl.{name}" in KNOWN else "leave it out"
+        raise InputError(f"--set {key} has no effect with --stage rl; {remedy}")
 
 
 def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
@@ -264,7 +280,7 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
-    check_scale(options, recipe.train)
+    check_scale(options)
     check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:

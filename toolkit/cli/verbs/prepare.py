@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.scale import add_memory_options, check_quantization, recipe_changes
+from toolkit.cli.options.scale import add_memory_options, recipe_changes
 from toolkit.cli.options.shared import add_recipe_options
 from toolkit.cli.options.values import add_flag, count_of, money_of, name_of, path_of
 from toolkit.errors import InputError
@@ -26,6 +26,8 @@ REMEDY = (
     "(--gradient-checkpointing), or shorten rows (--set train.row_tokens=N, --set max_tokens=N); toolkit recipes lists "
     "recipes for GPUs of 8 GB and more"
 )
+MOST_EXAMPLES = 10**7
+"""A plan holds the lengths of all."""
 
 
 def add_doctor(add: AddCommand) -> None:
@@ -134,7 +136,7 @@ def plan(options: Options) -> Result:
     if options.devices > 1 and options.device is None:
         raise InputError(f"--devices {options.devices} is for GPUs; name which with --device")
     recipe = resolve_recipe(options.recipe, options.settings, recipe_changes(options), lora=options.lora).recipe
-    check_quantization(recipe.train)
+    _check_sizes(options, recipe)
 
     from distill.planning.devices import device
     from distill.planning.training_plan import plan_training, shape_of
@@ -152,7 +154,29 @@ def plan(options: Options) -> Result:
         price_per_hour=options.price_per_hour,
     )
     where = f"{options.devices} × {gpu.name}" if gpu and options.devices > 1 else gpu.name if gpu else "this machine"
-    return Result(facts={"student": student, "where": where, **found.facts()}, text=_text(found, student, where))
+    later = [name for name in ("logits", "rl") if getattr(recipe, name)]
+    text = _text(found, student, where)
+    if later:
+        text += (
+            f"\nthis is supervised training alone: what the recipe's {' and '.join(later)} take beside or after it (a "
+            "teacher's memory, turns that the student writes) is not planned"
+        )
+    return Result(facts={"student": student, "where": where, **found.facts(), "not_planned": later}, text=text)
+
+
+def _check_sizes(options: Options, recipe: DistillRecipe) -> None:
+    if options.devices > recipe.train.batch_examples:
+        raise InputError(
+            f"a batch of {recipe.train.batch_examples} examples cannot be divided among {options.devices} devices; use "
+            f"at most {recipe.train.batch_examples}, or raise train.batch_examples"
+        )
+    if (options.tokens or 0) > recipe.max_tokens:
+        raise InputError(
+            f"--tokens {options.tokens} exceeds the recipe's max_tokens ({recipe.max_tokens}), beyond which examples "
+            "are left out; lower it, or raise that with --set max_tokens=N"
+        )
+    if options.examples > MOST_EXAMPLES:
+        raise InputError(f"--examples {options.examples} must be at most {MOST_EXAMPLES:,}; plan for fewer")
 
 
 def _check_context(config: PretrainedConfig, recipe: DistillRecipe) -> None:
@@ -177,7 +201,7 @@ def _text(found: TrainingPlan, student: str, where: str) -> str:
 
     from toolkit.figures.tables import aligned_table
 
-    trained = "all trained" if found.trained >= found.parameters else f"{found.trained / 1e6:,.1f} million trained"
+    trained = "all trained" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} million trained"
     parts = {part.name: getattr(found.footprint, part.name) for part in fields(found.footprint)}
     rows = [["memory", "GB"], *([name, f"{size / GB:,.2f}"] for name, size in parts.items() if size)]
     rows.append(["at its peak", f"{found.footprint.peak / GB:,.2f}"])
