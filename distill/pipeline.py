@@ -228,6 +228,7 @@ def distill(
     replace_text(folder / DROPS_FILE, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder, rl.problems if rl else ())
 
+    _say_unwatched(config.train, validation)
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured = _train(config, train, logits, rl, student, examples, validation, traces, folder)
     finish(
@@ -242,6 +243,15 @@ def distill(
     )
     write_student_card(out, student)
     return out
+
+
+def _say_unwatched(config: TrainConfig, validation: Sequence[Example]) -> None:
+    """Say so if the loss on held-out examples was wanted and there are none."""
+    if config.evaluate_every and not validation:
+        say(
+            f"train: train.evaluate_every ({config.evaluate_every}) has no effect, since no trace is of the "
+            "validation split; ask more problems, or name it in their column split"
+        )
 
 
 def _begin(

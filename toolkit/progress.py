@@ -20,6 +20,7 @@ REDRAW_EVERY_S = 0.1
 """The time between redraws on a terminal."""
 LINE_EVERY_S = 20.0
 """The time between lines where stderr is a file or a pipe."""
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 FEW, EARLY_S = 3, 10.0
 """No time left is told before so many items are finished in so much time: the first ones are slower than the rest."""
 
@@ -61,6 +62,8 @@ class Progress:
         """Count finished items; `note` is shown until another one comes."""
         self.done += count
         self._note = note or self._note
+        if not self._live and self.done >= self._total:
+            return  # the line that closes says so, with a last note
         if self._clock() - self._shown >= (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
             self._show(is_last=False)
 
@@ -101,12 +104,13 @@ class Progress:
     def _amount(self) -> str:
         if not self._in_bytes:
             return f"{self.done}/{self._total}"
-        unit, name = (1e9, "GB") if self._total >= 1e9 else (1e6, "MB")
+        unit, name = next(((size, name) for size, name in UNITS if self._total >= size), UNITS[-1])
         return f"{self.done / unit:.1f}/{self._total / unit:.1f} {name}"
 
     def _rate(self, rate: float) -> str:
         if self._in_bytes:
-            return f"{rate / 1e6:.0f} MB/s" if rate >= 1e7 else f"{rate / 1e6:.1f} MB/s"
+            unit, name = UNITS[1] if rate >= 1e5 else UNITS[2]
+            return f"{rate / unit:.0f} {name}/s" if rate >= 10 * unit else f"{rate / unit:.1f} {name}/s"
         return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
 
     def _show(self, *, is_last: bool) -> None:

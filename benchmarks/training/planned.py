@@ -145,6 +145,7 @@ def _plan(case: Case, folder: Path) -> dict[str, float]:
     chat_format = write_student_format(folder / "student", folder / "format")
     ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in _examples(case)]
     found = plan_training(shape_of(str(folder / "student")), _config(case), Examples.tokenized(ids))
+    assert found.tokens_per_s is not None, "the machine has room for these"
     return {"peak": found.footprint.peak, "speed": found.tokens_per_s}
 
 

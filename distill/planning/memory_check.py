@@ -18,6 +18,7 @@ from distill.planning.footprint import Footprint, PackedRow, footprint
 from distill.planning.training_plan import (
     Examples,
     equal_examples,
+    free_bytes,
     fullest_row,
     lengths_of,
     shape_of,
@@ -27,7 +28,6 @@ from distill.training.train import Train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.machine.allowance import memory
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example
 from toolkit.terminal import say
@@ -84,12 +84,17 @@ class _Need:
         return f"{self.bytes / GB:.1f} GB ({told}{processes}), and {self.free_bytes / GB:.1f} GB are free"
 
 
-def check_least(student: Path, *, train: TrainConfig, max_tokens: int, division: Division) -> None:
-    """Raise `InputError` if even the shortest examples take too much, and say so if the longest ones would."""
+def check_least(student: Path, *, train: TrainConfig, max_tokens: int | None, division: Division) -> None:
+    """Raise `InputError` if even the shortest examples take too much, and say so if the longest ones would.
+
+    `max_tokens`: None if a student learns from its own turns, whose memory is not planned.
+    """
     config = shape_of(str(student))
     least = _need(config, train, SHORTEST, rows=1, division=division)
     if not least.is_met:
         raise InputError(f"training {student} takes at least {least}; {REMEDY}")
+    if max_tokens is None:
+        return
     longest = min(max_tokens, train.context_tokens or config.max_position_embeddings)
     alike = equal_examples(train.batch_examples, longest)
     row, rows, *_ = fullest_row(alike, train, division.everywhere, on_gpu=torch.cuda.is_available())
@@ -125,7 +130,7 @@ def _need(config: PretrainedConfig, train: TrainConfig, row: PackedRow, *, rows:
         shards=division.shards,
         on_gpu=has_gpu,
     )
-    free = torch.cuda.mem_get_info()[0] if has_gpu else memory().available_bytes
+    free = free_bytes()
     return _Need(parts=parts, times=1 if has_gpu else division.here, free_bytes=free)
 
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, PretrainedConfig
 from distill.planning.devices import UTILISATION, Device
 from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
-from distill.planning.training_speed import rehearse
+from distill.planning.training_speed import rehearsal_bytes, rehearse
 from distill.students.architectures import check_architecture
 from distill.training.packed_rows import bears_sharing, packed, parts_of
 from distill.training.train_config import TrainConfig
@@ -75,9 +75,12 @@ class TrainingPlan:
     update_tokens: float
     tokens: int
     """Of all epochs."""
-    tokens_per_s: float
-    hours: float
+    tokens_per_s: float | None
+    """None if it is not known: of a GPU without a data sheet, or where this machine is too small for a rehearsal."""
+    hours: float | None
     cost: float | None
+    rehearsal_bytes: float = 0.0
+    """What a rehearsal on this machine takes."""
 
     @property
     def fits(self) -> bool:
@@ -136,9 +139,12 @@ def plan_training(
     )
     sizes = sizes_of(meta_model(config, train, dtype), train)
     update_tokens = batch_tokens * train.accumulation_steps
+    rehearsal, speed = 0.0, None
     if gpu is None:
-        speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
-    else:
+        rehearsal = rehearsal_bytes(config, train, dtype, row)
+        if rehearsal <= free_bytes():
+            speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
+    elif gpu.flops_per_s is not None:
         context = float(np.mean(examples.lengths))
         flops = (2 + sizes.trained / sizes.parameters) * forward_flops(config, context)
         flops *= RECOMPUTED if train.gradient_checkpointing else 1.0
@@ -146,7 +152,7 @@ def plan_training(
     tokens = train.epochs * sum(examples.lengths)
     if train.max_updates:
         tokens = min(tokens, round(train.max_updates * update_tokens))
-    hours = tokens / speed / 3600
+    hours = None if speed is None else tokens / speed / 3600
     return TrainingPlan(
         parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),
         trained=sizes.trained,
@@ -157,8 +163,14 @@ def plan_training(
         tokens=tokens,
         tokens_per_s=speed,
         hours=hours,
-        cost=None if price_per_hour is None else hours * price_per_hour * devices,
+        cost=None if price_per_hour is None or hours is None else hours * price_per_hour * devices,
+        rehearsal_bytes=rehearsal,
     )
+
+
+def free_bytes() -> float:
+    """Return what is free where training runs: on the GPU, or on this machine."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory().available_bytes
 
 
 def equal_examples(count: int, length: int) -> Examples:

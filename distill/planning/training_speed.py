@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from distill.planning.footprint import PackedRow
+from distill.planning.footprint import PackedRow, footprint, meta_model, sizes_of
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.optimizers.choice import make_adamw
@@ -61,8 +61,7 @@ class _Rehearsal:
 def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow) -> TrainingSpeed:
     """Measure this machine."""
     short = _shortened(row)
-    layers = int(config.num_hidden_layers)
-    most = min(layers, max(2, int(REHEARSED_WEIGHTS // _layer_weights(config))))
+    layers, most = int(config.num_hidden_layers), _rehearsed_layers(config)
     more = _rehearsal(config, train, dtype, short, most)
     row_s, update_s = more.row_s, more.update_s
     if most < layers:
@@ -72,6 +71,21 @@ def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, r
         update_s *= 1 + left_out * (more.trained - fewer.trained) / more.trained
     longer = forward_flops(config, _context(row)) / forward_flops(config, _context(short))
     return TrainingSpeed(token_s=longer * row_s / short.tokens, update_s=update_s)
+
+
+def rehearsal_bytes(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow) -> float:
+    """Return what a rehearsal takes at its peak, beside what this process holds already."""
+    few = _of_layers(config, _rehearsed_layers(config))
+    on_gpu = torch.cuda.is_available()
+    found = footprint(few, train, dtype, _shortened(row), rows=1, shards=1, on_gpu=on_gpu)
+    if on_gpu:
+        return found.peak
+    written = dtype.itemsize * sizes_of(meta_model(few, train, dtype), train).parameters  # and then read
+    return max(found.peak - found.program, 2 * written)
+
+
+def _rehearsed_layers(config: PretrainedConfig) -> int:
+    return min(int(config.num_hidden_layers), max(2, int(REHEARSED_WEIGHTS // _layer_weights(config))))
 
 
 def _layer_weights(config: PretrainedConfig) -> int:

@@ -117,9 +117,13 @@ KNOWN: Mapping[str, Any] = {
 
 
 def names() -> list[str]:
-    """Return the names of the shipped recipes, the default first."""
-    found = [path.stem for path in SHIPPED.glob("*.yaml")]
-    return sorted(found, key=lambda name: (name != DEFAULT, [_number(part) for part in re.split(r"([\d.]+)", name)]))
+    """Return the names of the shipped recipes, the default first, those of more GPUs by all their memory."""
+
+    def order(name: str) -> tuple[bool, list[Any]]:
+        summed = re.sub(r"(\d+)x(\d+)", lambda found: str(int(found[1]) * int(found[2])), name)
+        return name != DEFAULT, [_number(part) for part in re.split(r"([\d.]+)", summed)]
+
+    return sorted((path.stem for path in SHIPPED.glob("*.yaml")), key=order)
 
 
 def recipe_path(name: str) -> Path:

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from distill.recipes.other_names import OTHER_NAMES
+from distill.recipes.other_names import OTHER_NAMES, OTHER_VALUES
 from distill.recipes.yaml_file import parsed
 from toolkit.errors import InputError
 from toolkit.field_types import MOST_SHOWN, Within, fits, in_words
@@ -118,6 +118,8 @@ def checked(value: Any, annotation: Any, name: str, source: str) -> Any:
         if value not in get_args(annotation) or isinstance(value, bool):
             near = get_close_matches(str(value), choices, n=1)
             hint = f"did you mean {near[0]}?" if near else _quoting(value)
+            if (ours := OTHER_VALUES.get(str(value))) in choices:
+                hint = f"here it is {ours}"
             allowed = ", ".join(choice or "''" for choice in choices)
             raise InputError(f"{where} must be one of {allowed}; {hint}")
         return value

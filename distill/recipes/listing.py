@@ -33,7 +33,7 @@ def listed_recipes() -> tuple[list[dict[str, Any]], str]:
                 "about": about(name),
             }
         )
-    rows = [["recipe", "student", "trains", "tokens", ""]]
+    rows = [["recipe", "student", "trains", "tokens", "about"]]
     rows += [[str(value) for value in row.values()] for row in facts]
     show = "toolkit recipes NAME shows one with the source of each value; toolkit distill --recipe NAME runs it"
     return facts, f"{columns(rows, right=[3])}\n\n{show}"

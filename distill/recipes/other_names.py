@@ -80,3 +80,18 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "data_seed": "seed",
     }
 )
+
+OTHER_VALUES: Mapping[str, str] = MappingProxyType(
+    {
+        "adamw_torch": "adamw",
+        "adamw_torch_fused": "adamw",
+        "adamw_hf": "adamw",
+        "adamw_bnb_8bit": "adamw_8bit",
+        "paged_adamw": "paged_adamw_32bit",
+        "cosine_with_min_lr": "cosine",
+        "cosine_warmup_with_min_lr": "cosine",
+        "constant_with_warmup": "constant",
+        "warmup_stable_decay": "wsd",
+    }
+)
+"""What values of `optim` and `lr_scheduler_type` are called here; a warm-up and a least rate have keys of their own."""

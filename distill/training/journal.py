@@ -223,7 +223,7 @@ class TrainingJournal(TrainerCallback):
         )
 
     def _utilization(self, flops_per_s: float) -> str:
-        return f"{flops_per_s / 1e9:.0f} GFLOP/s, {flops_per_s / self._peak_flops:.0%} of the peak"
+        return f"{flops_per_s / 1e9:.0f} GFLOP/s, {100 * flops_per_s / self._peak_flops:.0f} % of the peak"
 
     def _tokens_so_far(self, state: TrainerState) -> float:
         if not self._tokens:

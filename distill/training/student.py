@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -179,6 +180,8 @@ def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
         use_dora=config.lora_dora,
         bias=config.lora_bias,
     )
+    # PEFT asks transformers 5.23 by the old name whether layers are computed again
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
     model = get_peft_model(student, adapters, autocast_adapter_dtype=False)
     for parameter in model.parameters():
@@ -258,7 +261,7 @@ def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     if not changed:
         raise InputError(
             f"training changed none of the student's {len(after)} tensors, rounded to bf16 as they are saved; raise "
-            "--learning-rate or --epochs, or give more problems"
+            "--learning-rate, train for more updates, or give more problems"
         )
     return changed
 

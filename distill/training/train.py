@@ -192,7 +192,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
 def recorded_as(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Return the arguments of a trainer of a student, whose recipe says what is kept and where it is watched."""
     # transformers 5.23 warns about the old name of TRL's own default
-    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
         warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
     return journaled(folder, config.seed) | {
         "save_total_limit": config.checkpoints_kept,

@@ -165,14 +165,18 @@ def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_st
     assert not (tmp_path / "student").exists()
 
 
-def test_a_run_without_validation_problems_says_so(tiny_student: Path, tmp_path: Path) -> None:
+def test_a_run_without_validation_problems_says_so(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", TRAINED[:4]))
+    config = replace(config, train=replace(config.train, evaluate_every=1))
     out = distill(config, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
     measured = (read_manifest(out) or {})["measured"]
     assert measured["validation"] == 0
     assert measured["train_chosen_by"] == "the last, since there is no trace of the validation split to choose by"
     assert "train_validation_loss" not in measured
     assert measured["train_changed_tensors"] > 10  # one update, and it counts
+    assert "train.evaluate_every (1) has no effect, since no trace is of the validation" in capsys.readouterr().err
 
 
 def test_a_run_that_changes_no_weight_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_a_students_card_names_its_base_licence_data_and_recipe(student: Path) -
     assert (student / "LICENSE").read_text() == "Do good.", "the base's"
 
 
+def test_a_students_card_says_how_a_teacher_is_asked_only_where_one_was(tmp_path: Path, base: Path) -> None:
+    out = tmp_path / "runs" / "learned"
+    config = {"per_family": 500, "sampling": {"temperature": 0.6}, "train": {"epochs": 3}}
+    for inputs, is_said in (({"teacher": "t0"}, True), ({"traces": "x0"}, False)):
+        stage = Stage(name="distill", config=config, inputs={"student": "s0", **inputs})
+        folder = out.with_name(f"learned-{is_said}")
+        finish(partial_folder(folder, stage), folder, stage, MEASURED)
+        write_student_card(folder, base)
+        text = (folder / "README.md").read_text()
+        assert ("per_family" in text, "sampling.temperature" in text) == (is_said, is_said) and "train.epochs" in text
+        assert f"\n# learned-{is_said}\n" in text, "without the folder of runs"
+
+
 def test_a_student_that_was_reinforced_alone_has_no_teacher(tmp_path: Path, base: Path) -> None:
     measured = {"problems": 70, "rl_updates": 9, "rl_tokens": 5000, "rl_first_loss": 0.1, "rl_final_loss": 0.2}
     out = tmp_path / "rl"

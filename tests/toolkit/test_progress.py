@@ -31,11 +31,14 @@ def test_bytes_are_said_in_units_that_fit_their_total() -> None:
     clock = Clock()
     large = Progress("export", 16_400_000_000, done=200_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
     small = Progress("export", 52_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
+    tiny = Progress("reading", 25_600, in_bytes=True, stream=io.StringIO(), clock=clock)
     clock.now = 10.0
     large.advance(1_000_000_000, note="layer 3")
     small.advance(13_000_000)
+    tiny.advance(12_800)
     assert large.line() == "export  1.2/16.4 GB  7 %  100 MB/s  2 min 32 s left  layer 3"
     assert small.line() == "export  13.0/52.0 MB  25 %  1.3 MB/s  30 s left"
+    assert tiny.line() == "reading  12.8/25.6 kB  50 %  1.3 kB/s  10 s left"
 
 
 def test_the_time_left_is_told_once_some_items_are_finished_by_this_process() -> None:
@@ -75,6 +78,16 @@ def test_a_pipe_gets_whole_lines_now_and_then_and_a_terminal_one_line_that_chang
     assert "\r" not in pipe.getvalue() and "\x1b" not in pipe.getvalue()
     assert len(pipe.getvalue().splitlines()) == 4 and pipe.getvalue().startswith("t  0/100  0 %\n")
     assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 102
+
+
+def test_a_pipe_gets_one_line_of_the_end() -> None:
+    clock, pipe = Clock(), io.StringIO()
+    with Progress("train", 2, stream=pipe, clock=clock) as progress:
+        clock.now = LINE_EVERY_S
+        progress.advance()
+        clock.now = 2 * LINE_EVERY_S
+        progress.advance()
+    assert [line.split("  ")[1] for line in pipe.getvalue().splitlines()] == ["0/2", "1/2", "2/2"]
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -46,6 +46,10 @@ STUDENTS = ("distill", "distill.rl")
 """Stages that make students."""
 TRACES_INPUT = "traces"
 """The input of a run that learned from traces that were there; then no teacher was asked."""
+_ASKING = ("families", "per_family", "samples", "sampling", "batch_size")
+"""Settings that only count where a teacher is asked."""
+RUNS = "runs"
+"""A folder of runs, whose name says nothing of any of them."""
 _CALLED = {"student": "base"}
 _HEAD = ["problems", "answers", "accuracy", "several samples", "thinking tokens", "truncated"]
 _DATA = (PROBLEMS, TRACES, TRAIN, "validation.jsonl")
@@ -185,7 +189,7 @@ def _student_card(folder: Path, base_folder: Path, manifest: Mapping[str, Any]) 
         "## What it was made from": [*_learned(measured), _inputs(made_from, manifest)],
         "## Recipe": [
             "`toolkit distill` with these values; `recipe.yaml`, where it is beside this card, has all of them.",
-            markdown_table([["setting", "value"], *_flat(config)]),
+            markdown_table([["setting", "value"], *_flat(_used(manifest))]),
         ],
         "## Results": [results_block()],
         "## Use": [_use(folder, is_adapter=is_adapter)],
@@ -233,7 +237,7 @@ def _export_card(folder: Path, source: Path, manifest: Mapping[str, Any]) -> str
         "## What it was made from": [_inputs({"source": f"`{shown(str(source))}`"}, manifest)],
         "## Recipe": [
             "`toolkit export` with these values.",
-            markdown_table([["setting", "value"], *_flat({**config, "bounds": None})]),
+            markdown_table([["setting", "value"], *_flat({**config, "bounds": None, **_unlimited(config)})]),
         ],
         "## Results": [results_block()],
         "## Use": [use],
@@ -274,6 +278,20 @@ def _teachers(folder: Path, named: str) -> list[str]:
     """Return who wrote the traces of a run, as the first of them say."""
     lines = islice(read_jsonl(folder / TRACES), FEW_TRACES) if (folder / TRACES).is_file() else ()
     return sorted({str(values["teacher"]).rpartition("@")[0] for _, values in lines}) or [shown(named)]
+
+
+def _used(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a student's run, without those of asking a teacher if its traces were given."""
+    return {
+        name: value
+        for name, value in manifest["config"].items()
+        if TRACES_INPUT not in manifest["inputs"] or name not in _ASKING
+    }
+
+
+def _unlimited(config: Mapping[str, Any]) -> dict[str, None]:
+    """Return the limits of an export that are 0, which means none, as values that are not shown."""
+    return {name: None for name in ("max_bytes", "bits_per_weight") if not config.get(name)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
@@ -318,4 +336,4 @@ def shown(name: str) -> str:
 
 
 def _name(folder: Path) -> str:
-    return " ".join(folder.resolve().parts[-2:])
+    return " ".join(part for part in folder.resolve().parts[-2:] if part != RUNS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.planning import memory_check
+from distill.planning import training_plan
 from distill.planning.memory_check import Division, check_least, within_memory
 from distill.recipes.distill_recipe import shipped_recipe
 from tests.distill.launching.test_commands import line, traces
@@ -34,7 +34,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def set_free(size: float) -> None:
         monkeypatch.setattr(
-            memory_check, "memory", lambda: Memory(total_bytes=2 * int(size), available_bytes=int(size))
+            training_plan, "memory", lambda: Memory(total_bytes=2 * int(size), available_bytes=int(size))
         )
 
     return set_free

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.planning import training_plan
 from distill.planning.devices import UTILISATION, device
 from distill.planning.training_plan import Examples, equal_examples, fullest_row, plan_training, shape_of
 from distill.recipes.distill_recipe import shipped_recipe
@@ -43,9 +44,26 @@ def test_a_gpu_is_planned_by_its_data_sheet() -> None:
     train = replace(TRAIN, lora_rank=16, gradient_checkpointing=True, batch_examples=8)
     found = plan_training(config, train, equal_examples(1000, 4096), gpu=gpu, devices=2, price_per_hour=3.0)
     flops = forward_flops(config, 4096) * 4 / 3
+    assert gpu.flops_per_s and found.tokens_per_s and found.hours
     assert 2 < 2 * UTILISATION * gpu.flops_per_s / flops / found.tokens_per_s < 2.02  # adapters have some gradients
     assert found.hours == pytest.approx(1000 * 4096 / found.tokens_per_s / 3600)
     assert found.cost == pytest.approx(found.hours * 3.0 * 2) and found.fits
+
+
+def test_a_gpu_without_a_data_sheet_is_planned_without_speed() -> None:
+    config, examples = shape_of("HuggingFaceTB/SmolLM2-360M-Instruct"), equal_examples(10, 512)
+    found = plan_training(config, TRAIN, examples, gpu=device("24 GB"), price_per_hour=3.0)
+    assert (found.available_bytes, found.tokens_per_s, found.hours, found.cost) == (24 * 10**9, None, None, None)
+    named = plan_training(config, TRAIN, examples, gpu=device("4090"))
+    assert named.footprint == found.footprint and named.tokens_per_s
+
+
+def test_what_a_rehearsal_has_no_room_for_is_planned_without_speed(
+    tiny_student: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_plan, "free_bytes", lambda: 1.0)
+    assert main(["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--price-per-hour", "1"]) == 0
+    assert re.search(r"\n1,200 tokens; how fast is not known, since a few steps .* take \d", capsys.readouterr().out)
 
 
 def test_what_cannot_be_sharded_is_on_each_gpu_whole() -> None:
@@ -77,6 +95,12 @@ def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["plan", SEVEN, "--device", "RTX 4900"], "no data sheet of the device 'RTX 4900' here; did you mean"),
+        (
+            ["plan", SEVEN, "--device", "a100"],
+            "did you mean 'A100 40GB' or 'A100 80GB', or its memory alone",
+        ),
+        (["plan", SEVEN, "--device", "RX 580"], "known ones are RTX 4090, .*; any other is named by its memory"),
+        (["plan", SEVEN, "--quantization", "nf4"], r"train\.quantization \(nf4\) keeps weights that cannot"),
         (["plan", SEVEN, "--devices", "2"], "--devices 2 is for GPUs; name which with --device"),
         (
             ["plan", SEVEN, "--set", "max_tokens=40000", "--device", "H100"],

@@ -211,6 +211,12 @@ def test_what_others_call_our_keys_are_no_keys_of_ours() -> None:
         assert key in KNOWN, ours
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("adamw_torch", "adamw"), ("paged_adamw", "paged_adamw_32bit")])
+def test_what_others_call_our_optimizers_is_told(theirs: str, ours: str) -> None:
+    with pytest.raises(InputError, match=f"train.optimizer .'{theirs}'. must be one of adamw, .*; here it is {ours}$"):
+        resolve_recipe("demo", [f"train.optimizer={theirs}"])
+
+
 def test_a_run_keeps_what_it_was_made_with_and_is_made_again_from_it(tiny_student: Path, tmp_path: Path) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
     out = tmp_path / "student"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import _ActionsContainer
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +23,7 @@ OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "a
 
 def add_scale_options(parser: Parser) -> None:
     group = parser.add_argument_group("larger students")
-    group.add_argument(
-        "--quantization",
-        choices=("nf4",),
-        help="keep the weights below adapters in four bits (QLoRA, by bitsandbytes); needs --lora",
-    )
-    group.add_argument(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        help="what updates the weights; in 8 bits its state takes half, and paged ones, which need a GPU, move it to "
-        "the machine's memory at need; default: adamw",
-    )
-    add_flag(
-        group,
-        "--gradient-checkpointing",
-        "compute activations again in the backward pass instead of keeping them, for long examples",
-    )
+    add_memory_options(group)
     group.add_argument(
         "--processes", type=count_of, metavar="N", help="train on N processes of this machine, one for each GPU"
     )
@@ -53,6 +39,26 @@ def add_scale_options(parser: Parser) -> None:
     group.add_argument("--workers", type=count_of, metavar="N", help="Ray's workers, one for each GPU; default: 1")
     add_ray_address(group)
     add_flag(group, "--force", "train even if toolkit plan counts more memory than this machine has free")
+
+
+def add_memory_options(parser: _ActionsContainer) -> None:
+    """Add what lets a student take less memory; `recipe_changes` reads it."""
+    parser.add_argument(
+        "--quantization",
+        choices=("nf4",),
+        help="keep the weights below adapters in four bits (QLoRA, by bitsandbytes); needs --lora",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="what updates the weights; in 8 bits its state takes half, and paged ones, which need a GPU, move it to "
+        "the machine's memory at need; default: adamw",
+    )
+    add_flag(
+        parser,
+        "--gradient-checkpointing",
+        "compute activations again in the backward pass instead of keeping them, for long examples",
+    )
 
 
 def recipe_changes(options: Options) -> dict[str, Any]:
@@ -101,8 +107,11 @@ def check_training(options: Options, recipe: TrainConfig, *, alone: str = "") ->
     check_processes(recipe, processes, sharded=options.fsdp, here=not in_ray and started == 1)
 
 
-def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int) -> CheckMemory | None:
-    """Return what refuses a student that this machine is too small for; None with --force or Ray's machines."""
+def memory_check(options: Options, recipe: TrainConfig, *, max_tokens: int | None) -> CheckMemory | None:
+    """Return what refuses a student that this machine is too small for; None with --force or Ray's machines.
+
+    `max_tokens`: the longest example; None if there are no examples.
+    """
     from distill.planning.memory_check import check_least
 
     if options.force or options.engine == RAY:

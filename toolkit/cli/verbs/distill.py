@@ -199,7 +199,7 @@ def _reinforce(options: Options, resolved: Resolved) -> Result:
     allow_unsafe_execution(options)
     config = replace(configured(resolved.recipe), problems=options.problems, reading=reading_of(options))
     check_training(options, config.train, alone="reinforcement (rl)")
-    check_memory = memory_check(options, config.train, max_tokens=config.max_tokens)
+    check_memory = memory_check(options, config.train, max_tokens=None)
     measured = (read_manifest(reinforce(config, options.out, check_memory)) or {})["measured"]
     text = (
         f"the student is in {options.out}; it learned{_reinforced(measured)}; {measured['rl_changed_tensors']} of its "
@@ -210,10 +210,12 @@ def _reinforce(options: Options, resolved: Resolved) -> Result:
 
 def _reinforced(measured: Mapping[str, Any]) -> str:
     """Describe what a student learned by reinforcement."""
+    from toolkit.figures.tables import percent
+
     return (
         f" from {counted(measured['rl_tokens'], 'token')} of its own turns in "
-        f"{counted(measured['rl_updates'], 'update')} by verified answers: {measured['rl_first_accuracy']:.1%} → "
-        f"{measured['rl_final_accuracy']:.1%} of them right"
+        f"{counted(measured['rl_updates'], 'update')} by verified answers: {percent(measured['rl_first_accuracy'])} "
+        f"→ {percent(measured['rl_final_accuracy'])} of them right"
     )
 
 

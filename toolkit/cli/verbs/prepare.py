@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.scale import add_memory_options, recipe_changes
 from toolkit.cli.options.shared import add_recipe_options
 from toolkit.cli.options.values import add_flag, count_of, money_of, name_of, path_of
 from toolkit.errors import InputError
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 
 GB = 1e9
+REMEDY = (
+    "train adapters (--lora), on weights of four bits (--quantization nf4), compute activations again "
+    "(--gradient-checkpointing), or shorten rows (--set train.row_tokens=N, --set max_tokens=N); toolkit recipes lists "
+    "recipes for GPUs of 8 GB and more"
+)
 MOST_EXAMPLES = 10**7
 """A plan holds the lengths of all."""
 
@@ -96,6 +102,7 @@ def add_plan(add: AddCommand) -> None:
     )
     add_recipe_options(parser)
     add_flag(parser, "--lora", "train low-rank adapters where the recipe trains all weights")
+    add_memory_options(parser)
     parser.add_argument(
         "--train", type=path_of, metavar="FILE", help="train.jsonl of a run or a curation, whose examples are counted"
     )
@@ -105,9 +112,20 @@ def add_plan(add: AddCommand) -> None:
     parser.add_argument(
         "--tokens", type=count_of, metavar="N", help="tokens of each example; default: the recipe's max_tokens"
     )
-    parser.add_argument("--device", type=name_of, metavar="GPU", help="plan for this GPU, such as 'RTX 4090' or 'H100'")
     parser.add_argument(
-        "--devices", type=count_of, default=1, metavar="N", help="GPUs that divide the student; default: %(default)s"
+        "--device",
+        type=name_of,
+        metavar="GPU",
+        help="plan for this GPU, such as 'RTX 4090' or 'H100', or for any GPU by its memory, such as 24GB, whose speed "
+        "is not known then; default: this machine",
+    )
+    parser.add_argument(
+        "--devices",
+        type=count_of,
+        default=1,
+        metavar="N",
+        help="GPUs that divide the student; each holds all of it if it is in nf4, or if another optimizer than adamw "
+        "updates it; default: %(default)s",
     )
     parser.add_argument("--price-per-hour", type=money_of, metavar="P", help="what an hour of one device costs")
 
@@ -117,7 +135,7 @@ def plan(options: Options) -> Result:
 
     if options.devices > 1 and options.device is None:
         raise InputError(f"--devices {options.devices} is for GPUs; name which with --device")
-    recipe = resolve_recipe(options.recipe, options.settings, lora=options.lora).recipe
+    recipe = resolve_recipe(options.recipe, options.settings, recipe_changes(options), lora=options.lora).recipe
     _check_sizes(options, recipe)
 
     from distill.planning.devices import device
@@ -182,17 +200,28 @@ def _text(found: TrainingPlan, student: str, where: str) -> str:
     from dataclasses import fields
 
     from toolkit.figures.tables import aligned_table
-    from toolkit.progress import duration
 
     trained = "all trained" if found.trained == found.parameters else f"{found.trained / 1e6:,.1f} million trained"
     parts = {part.name: getattr(found.footprint, part.name) for part in fields(found.footprint)}
     rows = [["memory", "GB"], *([name, f"{size / GB:,.2f}"] for name, size in parts.items() if size)]
     rows.append(["at its peak", f"{found.footprint.peak / GB:,.2f}"])
     rows.append(["there is", f"{found.available_bytes / GB:,.2f}"])
-    verdict = "it fits" if found.fits else "it does not fit: try adapters, nf4, checkpointing, or shorter rows"
-    cost = "" if found.cost is None else f", at a cost of {found.cost:,.2f}"
+    verdict = "it fits" if found.fits else f"it does not fit: {REMEDY}"
     return (
         f"{student} ({found.parameters / 1e6:,.0f} million weights, {trained}) on {where}\n\n{aligned_table(rows)}\n\n"
-        f"{verdict}\n{found.tokens:,} tokens at {found.tokens_per_s:,.0f} tokens/s: "
-        f"{duration(found.hours * 3600)}{cost}"
+        f"{verdict}\n{found.tokens:,} tokens{_time(found)}"
     )
+
+
+def _time(found: TrainingPlan) -> str:
+    from toolkit.progress import duration
+
+    if found.tokens_per_s is not None and found.hours is not None:
+        cost = "" if found.cost is None else f", at a cost of {found.cost:,.2f}"
+        return f" at {found.tokens_per_s:,.0f} tokens/s: {duration(found.hours * 3600)}{cost}"
+    if found.rehearsal_bytes:
+        return (
+            f"; how fast is not known, since a few steps to measure it would take {found.rehearsal_bytes / GB:.1f} GB, "
+            "more than is free; train adapters, or name a GPU with --device"
+        )
+    return "; how fast is not known, since no data sheet of this GPU is here"
