@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
-from toolkit.sources.gguf_checkpoint import LAYER_PARAMETERS, build_tokenizer, unpermute, write_checkpoint
+from toolkit.sources.gguf_checkpoint import unpermute, write_checkpoint
+from toolkit.sources.gguf_families import LLAMA_LAYER
+from toolkit.sources.gguf_tokenizer import build_tokenizer
 
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
@@ -65,7 +67,7 @@ def write_gguf(
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_chat_template(REASONING_TEMPLATE)
-    gguf_names = {hub: gguf for gguf, hub in LAYER_PARAMETERS.items()} | TOP
+    gguf_names = {hub: gguf for gguf, hub in LLAMA_LAYER.items()} | TOP
     for name, parameter in AutoModelForCausalLM.from_pretrained(student).named_parameters():
         weight = parameter.detach().numpy()
         _, _, rest = name.removesuffix(".weight").partition("layers.")
