@@ -32,7 +32,7 @@ def test_a_gguf_exports_to_the_bytes_of_its_model_as_transformers_reads_it(
     assert "dequantizing" not in capsys.readouterr().err, "the folder in the cache is there already"
     source = Path(shutil.copytree(tiny_student, tmp_path / "source"))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf.name, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.load_state_dict(theirs.state_dict())
     model.save_pretrained(source)
     export_model(replace(int4_config(source, tmp_path / "theirs"), bounds=None))

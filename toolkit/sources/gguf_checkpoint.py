@@ -1,4 +1,4 @@
-"""Turns a GGUF file into a Hugging Face folder: bf16 weights, exact tokenizer, own template.
+"""Turns a GGUF file into a Hugging Face folder: weights as precise as they are stored, exact tokenizer, own template.
 
 Weights are dequantized in slices of a tensor's rows and written at once, so memory holds one slice. Of some families
 (`toolkit.sources.gguf_families`) llama.cpp stores the rows of each query and key head in the order in which its rotary
@@ -106,7 +106,7 @@ def _template(facts: Facts, source: Path) -> str:
 
 def _family(facts: Facts) -> tuple[GgufFamily, str]:
     """Return the architecture and the prefix of its facts."""
-    name = facts.get("general.architecture")
+    name = str(facts.get("general.architecture"))
     if name not in GGUF_FAMILIES:
         raise InputError(
             f"the GGUF architecture {name!s:.60} must be one of {', '.join(GGUF_FAMILIES)}; "
@@ -233,7 +233,7 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
             for name, fact in SPECIAL_TOKENS.items()
             if fact in facts or name == "eos_token_id"
         },
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "float32",
     }
     own = family.own_settings(facts, prefix)
     if "rope_parameters" in own:
@@ -246,24 +246,38 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
 def write_parameters(
     source: Path, tensors: Mapping[str, GgufTensor], config: dict[str, Any], family: GgufFamily, path: Path
 ) -> None:
-    """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
+    """Write every parameter under its checkpoint name, as precise as it is stored, as a safetensors file."""
     with source.open("rb") as packed, path.open("wb") as file:
         pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
-        write_header(file, {parameter_name(name, family): tensor.shape for name, tensor in tensors.items()})
+        names = {name: parameter_name(name, family) for name in tensors}
+        write_header(
+            file,
+            {names[name]: tensor.shape for name, tensor in tensors.items()},
+            {names[name]: dtype_of(tensor) for name, tensor in tensors.items()},
+        )
         for name, tensor in tensors.items():
             for rows in parameter_rows(name, tensor, pages, config, family):
-                file.write(np.ascontiguousarray(rows).data.cast("B"))
+                file.write(np.ascontiguousarray(rows).view(np.uint8).data.cast("B"))
             advise(pages, "MADV_DONTNEED")  # pages that were read count as this process's memory
+
+
+def dtype_of(tensor: GgufTensor) -> str:
+    """Return the type of safetensors that holds a tensor's floats; those of codes and their scales need F32."""
+    from gguf.constants import GGMLQuantizationType
+
+    kinds = {GGMLQuantizationType.BF16.value: "BF16", GGMLQuantizationType.F16.value: "F16"}
+    return kinds.get(tensor.kind, "F32")
 
 
 def parameter_rows(
     name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict[str, Any], family: GgufFamily
 ) -> Iterator[NDArray[Any]]:
-    """Yield a parameter in slices of its rows, as the bits of bf16."""
+    """Yield a parameter in slices of its rows, as the bits of its `dtype_of`."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
     from ml_dtypes import bfloat16
 
+    dtype = {"BF16": bfloat16, "F16": np.float16, "F32": np.float32}[dtype_of(tensor)]
     stored = _stored_rows(name, tensor, pages)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     kind = name.split(".")[-2] if family.permutes else ""
@@ -282,7 +296,7 @@ def parameter_rows(
             raise InputError(f"{name} of the GGUF file holds NaN or infinite values; get it again")
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
-        yield (rows - np.float32(less)).astype(bfloat16).view(np.uint16)
+        yield (rows - np.float32(less)).astype(dtype)
 
 
 def _check_places(tensors: Mapping[str, GgufTensor]) -> None:

@@ -90,7 +90,7 @@ def _sentencepiece(facts: dict[str, Any], tokens: list[str], kinds: list[int]) -
     spaces = [normalizers.Replace(" ", SPACE)]
     if facts.get("tokenizer.ggml.add_space_prefix", True):
         spaces.insert(0, normalizers.Prepend(SPACE))  # type: ignore[arg-type]
-    tokenizer.normalizer = normalizers.Sequence(spaces)  # type: ignore[arg-type]
+    tokenizer.normalizer = normalizers.Sequence(spaces)
     undone = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if facts.get("tokenizer.ggml.add_space_prefix", True):
         undone.append(decoders.Strip(" ", 1, 0))

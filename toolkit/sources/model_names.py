@@ -30,7 +30,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 """The file that makes a folder one of low-rank adapters."""
 MODEL_FILE = "model.onnx"
 """The graph of an exported folder."""
-UNPACKED = 2
+UNPACKED = 3
 """A version, raised when GGUF files are read differently and must be unpacked again."""
 HUB_TIMEOUT_S = 5
 PIP_TIMEOUT_S = 15

@@ -26,6 +26,10 @@ from toolkit.errors import InputError
 from toolkit.json_files import check_regular
 from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY
 
+VALUE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+"""The bytes of a value of each type that is written."""
+BF16: Mapping[str, str] = {}
+"""No other type for any tensor."""
 SLICE_WEIGHTS = 1 << 22
 """The most values in memory at once: 16 MB of float32."""
 
@@ -62,13 +66,15 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     }
 
 
-def write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Write the header for bf16 tensors that follow in this order; returns the bytes that they take."""
+def write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] = BF16) -> int:
+    """Write the header for tensors that follow in this order, of the format's `dtypes` by name or bf16; returns the
+    bytes that they take."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        dtype = dtypes.get(name, "BF16")
+        begin, end = end, end + VALUE_BYTES[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     file.write(len(text).to_bytes(8, "little") + text)
