@@ -56,6 +56,20 @@ int one(const Operator *op) { (void)op; return 1; }
 int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
+static int has_avx2(void) {
+    __builtin_cpu_init();
+    unsigned eax, ebx, ecx = 0, edx;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
+           (ecx & bit_F16C);
+}
+
+static int has_avxvnni(void) {
+    unsigned eax = 0, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
+}
+
 static int has_avx512vnni(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -70,6 +84,8 @@ static int everywhere(void) { return 1; }
 static const Kernels ALL[] = {
 #if defined(__x86_64__)
     {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
+    {"avxvnni", has_avxvnni, &AVXVNNI_PRODUCTS, &AVXVNNI_ATTENDING},
+    {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING},
 #endif
     {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},
 };
@@ -79,10 +95,17 @@ static const Kernels *chosen = &ALL[SCALAR];
 
 const Kernels *chosen_kernels(void) { return chosen; }
 
-/* Choose kernels by name, or the fastest ones that run here if it is empty; returns their name, or NULL. */
+/* Return the name of the kernels at a place among those that run here, the fastest first; NULL after the last. */
+const char *kernels_here(size_t place) {
+    for (size_t i = 0; i < COUNT(ALL); i++)
+        if (ALL[i].runs_here() && !place--) return ALL[i].name;
+    return NULL;
+}
+
+/* Choose kernels by name; returns it, or NULL if this processor does not run them. */
 const char *choose_kernels(const char *name) {
     for (size_t i = 0; i < COUNT(ALL); i++)
-        if ((*name ? !strcmp(name, ALL[i].name) : i != SCALAR) && ALL[i].runs_here()) {
+        if (!strcmp(name, ALL[i].name) && ALL[i].runs_here()) {
             chosen = &ALL[i];
             return chosen->name;
         }

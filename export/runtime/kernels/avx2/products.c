@@ -1,0 +1,12 @@
+#if defined(__x86_64__)
+
+#include "../products.h"
+
+#include "../numbers.h"
+#include "sums.h"
+
+#include "../loops/products.h"
+
+const Products AVX2_PRODUCTS = {.round_rows = round_rows, .multiply = multiply};
+
+#endif

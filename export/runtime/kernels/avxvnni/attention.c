@@ -1,0 +1,12 @@
+#if defined(__x86_64__)
+
+#include "../attention.h"
+
+#include "../numbers.h"
+#include "sums.h"
+
+#include "../loops/attending.h"
+
+const Attending AVXVNNI_ATTENDING = {.remember = remember, .attend = attend};
+
+#endif
