@@ -4,8 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "instruction_sets.h"
 #include "kernels.h"
 #include "operators.h"
+
+#ifdef HAS_AVX2
+#include <cpuid.h>
+#endif
 
 static Status *read_value(Api api, const Value *value, void **data) {
     *data = NULL;
@@ -55,21 +60,23 @@ int always_there(const Operator *op, size_t index) { (void)op; (void)index; retu
 int one(const Operator *op) { (void)op; return 1; }
 int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-
+#ifdef HAS_AVX2
 static int has_avx2(void) {
     __builtin_cpu_init();
     unsigned eax, ebx, ecx = 0, edx;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
            (ecx & bit_F16C);
 }
+#endif
 
+#ifdef HAS_AVXVNNI
 static int has_avxvnni(void) {
     unsigned eax = 0, ebx, ecx, edx;
     return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
 }
+#endif
 
+#ifdef HAS_AVX512VNNI
 static int has_avx512vnni(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -82,9 +89,13 @@ static int everywhere(void) { return 1; }
 
 /* The fastest first; the last one is slow and is chosen only by name. */
 static const Kernels ALL[] = {
-#if defined(__x86_64__)
+#ifdef HAS_AVX512VNNI
     {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
+#endif
+#ifdef HAS_AVXVNNI
     {"avxvnni", has_avxvnni, &AVXVNNI_PRODUCTS, &AVXVNNI_ATTENDING},
+#endif
+#ifdef HAS_AVX2
     {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING},
 #endif
     {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},

@@ -1,4 +1,6 @@
-#if defined(__x86_64__)
+#include "../instruction_sets.h"
+
+#ifdef HAS_AVX2
 
 #include "../products.h"
 

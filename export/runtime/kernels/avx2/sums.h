@@ -37,8 +37,11 @@ INLINE Ints sums_to_ints(Sums sums, const int halves) {
     return halves == 2 ? widened(sums.low, 1) : add_ints(widened(sums.low, 1), widened(sums.high, 16));
 }
 
+/* sums + codes * x, at once: gcc would keep all products first and add them up as a tree, from memory. */
 INLINE __m256i dot(__m256i sums, Bytes codes, Bytes x) {
-    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
+    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
+    __asm__("" : "+x"(sums));
+    return sums;
 }
 
 /* Add W's codes * A's. With two codes in a byte, A's that meet the low halves lie at x and the others behind them. */
