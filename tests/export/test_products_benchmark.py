@@ -1,0 +1,32 @@
+"""The benchmark of products measures each kind of kernels beside the memory; times themselves are never asserted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.export import products
+from benchmarks.export.products import measure, table
+from export.runtime.kernels.library import SCALAR, THEIRS, kernels_here
+
+SMALL = ((64, 256), (32, 512))
+
+
+def test_each_kind_of_kernels_has_figures_for_each_number_of_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SHAPES", SMALL)
+    monkeypatch.setattr(products, "PAIRS", 1)
+    monkeypatch.setattr(products, "MEASURED_S", 0.001)
+    monkeypatch.setattr(products, "read_bandwidth", lambda threads: 1e9)
+    kinds = [*(name for name in kernels_here() if name != SCALAR), THEIRS]
+    bandwidth, figures = measure(kinds, (4, 3, 8), threads=1, rounds=2, folder=tmp_path)
+    assert bandwidth == 1e9
+    assert set(figures) == {(kind, bits) for kind in kinds for bits in (4, 3, 8)} - {(THEIRS, 3)}
+    for found in figures.values():
+        assert len(found.bytes_per_s) == len(found.prompt_flop_per_s) == 2
+        assert found.share == [speed / bandwidth for speed in found.bytes_per_s]
+    rows = table(kinds, (4, 3, 8), figures).splitlines()
+    assert len(rows) == 2 + len(figures)
+    assert rows[2].startswith(f"| {kinds[0]} | 4 | ")
