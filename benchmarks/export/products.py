@@ -32,7 +32,7 @@ from export.graph.matmul_3bits import matmul_3bits
 from export.graph.model_graph import IR_VERSION, OPSET
 from export.graph.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS
 from export.runtime.bench import read_bandwidth
-from export.runtime.kernels.library import SCALAR, THEIRS, choose, kernels_here
+from export.runtime.kernels.library import SCALAR, THEIRS, choose, kernels_here, kernels_library, kernels_name
 from export.runtime.session import open_session
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
@@ -97,9 +97,12 @@ def write_products(bits: int, path: Path) -> int:
 
 def open_with(kernels: str, path: Path, threads: int) -> ort.InferenceSession:
     """Open a graph with the kernels of a name."""
-    if kernels != THEIRS:
-        choose(kernels)
-    return open_session(path, threads, own_kernels=kernels != THEIRS)
+    if kernels == THEIRS:
+        return open_session(path, threads, own_kernels=False)
+    choose(kernels)
+    session = open_session(path, threads)
+    choose(kernels_name())
+    return session
 
 
 def seconds_a_run(session: ort.InferenceSession, rows: int) -> float:
@@ -122,15 +125,18 @@ def measure(
     bandwidths: list[float] = []
     figures: dict[tuple[str, int], Figures] = {}
     for bits in all_bits:
+        able = [kind for kind in kinds if (kind, bits) != (THEIRS, 3)]
+        if not able:
+            continue
         path = folder / f"{bits}.onnx"
         read_bytes = write_products(bits, path)
-        sessions = {kind: open_with(kind, path, threads) for kind in kinds if (kind, bits) != (THEIRS, 3)}
+        sessions = {kind: open_with(kind, path, threads) for kind in able}
         flop = 2 * PROMPT_ROWS * PAIRS * sum(N * K for N, K in SHAPES)
         for number in range(rounds):
             bandwidth = read_bandwidth(threads)
             bandwidths.append(bandwidth)
-            first = number % len(sessions)
-            for kind in (*list(sessions)[first:], *list(sessions)[:first]):
+            first = number % len(able)
+            for kind in (*able[first:], *able[:first]):
                 found = figures.setdefault((kind, bits), Figures())
                 found.bytes_per_s.append(read_bytes / seconds_a_run(sessions[kind], 1))
                 found.share.append(found.bytes_per_s[-1] / bandwidth)
@@ -156,7 +162,7 @@ def table(kinds: Sequence[str], all_bits: Sequence[int], figures: dict[tuple[str
 
 
 def main() -> None:
-    fast = [name for name in kernels_here() if name != SCALAR]
+    fast = [name for name in kernels_here() if name != SCALAR and kernels_library()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export.products", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=physical_cores())

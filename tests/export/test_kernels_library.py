@@ -43,6 +43,14 @@ def test_where_our_fast_ones_compute_nothing_is_said_and_where_our_slow_ones_do_
     )
 
 
+def test_kernels_that_the_processor_lacks_end_a_command_with_one_line(fast: Path) -> None:
+    command = [sys.executable, "-m", "toolkit", "bench", str(fast), "--contexts", "4", "--rounds", "1"]
+    done = subprocess.run(command, env=os.environ | {VARIABLE: "avx9"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"({', '.join((*kernels_here(), THEIRS))}); set one of them, or unset it for the fastest"
+    assert done.stderr == f"toolkit: {VARIABLE} ('avx9') must be one of the kernels that run on this processor {said}\n"
+
+
 def test_every_c_file_is_compiled_and_every_header_is_a_reason_to_compile_again() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     [module] = project["tool"]["setuptools"]["ext-modules"]
