@@ -4,13 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "instruction_sets.h"
 #include "kernels.h"
 #include "operators.h"
-
-#ifdef HAS_AVX2
-#include <cpuid.h>
-#endif
+#include "processor.h"
 
 static Status *read_value(Api api, const Value *value, void **data) {
     *data = NULL;
@@ -59,33 +55,6 @@ int any_memory(const Operator *op, size_t index) { (void)op; (void)index; return
 int always_there(const Operator *op, size_t index) { (void)op; (void)index; return REQUIRED; }
 int one(const Operator *op) { (void)op; return 1; }
 int newest(const Operator *op) { (void)op; return 0x7fffffff; }
-
-#ifdef HAS_AVX2
-static int has_avx2(void) {
-    __builtin_cpu_init();
-    unsigned eax, ebx, ecx = 0, edx;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
-           (ecx & bit_F16C);
-}
-#endif
-
-#ifdef HAS_AVXVNNI
-static int has_avxvnni(void) {
-    unsigned eax = 0, ebx, ecx, edx;
-    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
-}
-#endif
-
-#ifdef HAS_AVX512VNNI
-static int has_avx512vnni(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-}
-#endif
-
-static int everywhere(void) { return 1; }
 
 /* The fastest first; the last one is slow and is chosen only by name. */
 static const Kernels ALL[] = {
