@@ -27,7 +27,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.export.export_shapes import SMOLLM2_1_7B
 from export.graph.matmul_3bits import matmul_3bits
 from export.graph.model_graph import IR_VERSION, OPSET
 from export.graph.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS
@@ -39,8 +38,8 @@ from toolkit.figures.tables import markdown_table
 from toolkit.machine.allowance import physical_cores
 
 DOCUMENT = Path("docs/explanation/running.md")
-HIDDEN, INNER = int(SMOLLM2_1_7B["hidden_size"]), int(SMOLLM2_1_7B["intermediate_size"])
-SHAPES = ((INNER, HIDDEN), (HIDDEN, INNER))
+SHAPES = ((8192, 2048), (2048, 8192))
+"""Rows and columns of the matrices."""
 PAIRS = 12
 """Matrices of each shape; with four bits they take 200 MB."""
 BLOCK_SIZE = 256
@@ -74,15 +73,15 @@ def write_products(bits: int, path: Path) -> int:
             names = {part: f"{part}_{K}_{number}" for part in weight}
             tensors += [numpy_helper.from_array(weight[part], name) for part, name in names.items()]
             read_bytes += sum(part.nbytes for part in weight.values())
-            form = {} if bits == 3 else {"bits": bits, "block_size": BLOCK_SIZE, "accuracy_level": INT8_ACTIVATIONS}
+            form: dict[str, Any] = {"K": K, "N": N}
+            if bits != 3:
+                form |= {"bits": bits, "block_size": BLOCK_SIZE, "accuracy_level": INT8_ACTIVATIONS}
             nodes.append(
                 helper.make_node(
                     THREE_BITS if bits == 3 else "MatMulNBits",
                     [f"x_{K}", *names.values()],
                     [f"y_{K}_{number}"],
                     domain=OURS if bits == 3 else MICROSOFT,
-                    K=K,
-                    N=N,
                     **form,
                 )
             )
