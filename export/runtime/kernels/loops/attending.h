@@ -10,7 +10,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { PIECE = 256, WORDS = BYTES / 2, FETCHED = 64, AHEAD = 2048 };    /* FETCHED: bytes that one prefetch brings */
+enum { PIECE = 256, WORDS = BYTES / 2, TOGETHER = 16 / VECTOR };        /* TOGETHER: vectors of a value's channels */
+enum { FETCHED = 64, AHEAD = 2048 };                                    /* FETCHED: bytes that one prefetch brings */
 
 /* Rotate one head of one token at its position, its halves against each other; without a table, copy it. */
 KERNEL static void rotate(const Attention *attention, const float *x, int64_t position, float *out) {
@@ -100,20 +101,28 @@ INLINE float score(const int16_t *words, float unit, const int8_t *keys, const i
     return largest_of(most);
 }
 
+/* Add a position's values of some channels, of which `left` are there, times a weight. */
+INLINE void add_values(const int8_t *values, int64_t left, float weight, Floats sums[TOGETHER]) {
+    UNROLLED for (int part = 0; part < TOGETHER; part++) {
+        Floats codes = to_floats(load_int8(values + part * VECTOR, left - part * VECTOR));
+        sums[part] = fused(codes, all_floats(weight), sums[part]);
+    }
+}
+
 /* total[channel] = total[channel] * fade + sum of weights[i] * values[i][channel] */
 INLINE void gather(const float *weights, const int8_t *values, int64_t A, int64_t count, float fade, float *total) {
-    for (int64_t a = 0; a < A; a += VECTOR) {
-        Floats sums[4] = {load_floats(total + a) * all_floats(fade)};
-        sums[1] = sums[2] = sums[3] = all_floats(0.0f);
+    for (int64_t a = 0; a < A; a += TOGETHER * VECTOR) {
+        Floats sums[4][TOGETHER];
+        UNROLLED for (int part = 0; part < TOGETHER; part++) {
+            sums[0][part] = load_floats(total + a + part * VECTOR) * all_floats(fade);
+            sums[1][part] = sums[2][part] = sums[3][part] = all_floats(0.0f);
+        }
         int64_t i = 0;
         for (; i + 4 <= count; i += 4)
-            for (int j = 0; j < 4; j++) {
-                Floats codes = to_floats(load_int8(values + (i + j) * A + a, A - a));
-                sums[j] = fused(codes, all_floats(weights[i + j]), sums[j]);
-            }
-        for (; i < count; i++)
-            sums[0] = fused(to_floats(load_int8(values + i * A + a, A - a)), all_floats(weights[i]), sums[0]);
-        store_floats(total + a, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+            UNROLLED for (int j = 0; j < 4; j++) add_values(values + (i + j) * A + a, A - a, weights[i + j], sums[j]);
+        for (; i < count; i++) add_values(values + i * A + a, A - a, weights[i], sums[0]);
+        UNROLLED for (int part = 0; part < TOGETHER; part++)
+            store_floats(total + a + part * VECTOR, (sums[0][part] + sums[1][part]) + (sums[2][part] + sums[3][part]));
     }
 }
 
