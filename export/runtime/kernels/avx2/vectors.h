@@ -30,7 +30,12 @@ INLINE Floats load_first(const float *from, int64_t count) {
     return count >= VECTOR ? load_floats(from) : _mm256_maskload_ps(from, first(count));
 }
 INLINE void store_floats(float *to, Floats x) { _mm256_storeu_ps(to, x); }
-INLINE void store_first(float *to, Floats x, int64_t count) { _mm256_maskstore_ps(to, first(count), x); }
+INLINE void store_first(float *to, Floats x, int64_t count) {
+    if (count >= VECTOR)
+        store_floats(to, x);
+    else
+        _mm256_maskstore_ps(to, first(count), x);
+}
 
 /* The first lanes of x, and `rest` in the others. */
 INLINE Floats first_of(Floats x, int64_t count, Floats rest) {
