@@ -1,13 +1,14 @@
 """Measures the kernels of each instruction set that this machine runs: one row against the memory, prompts in GFLOP/s.
 
     python -m benchmarks.export.products [--rounds 5] [--threads 2] [--bits 4 3 8] [--kernels avx2 onnxruntime]
+    python -m benchmarks.export.products --folder DIR [--rounds 5] [--contexts 128 512 2048] [--kernels avx2 …]
 
 The matrices are random, in the shapes of SmolLM2-1.7B's MLP (2,048 → 8,192 and 8,192 → 2,048), in blocks of 256 and
 more of them than any cache holds, so that one row reads them all from memory. In each round the machine's read
 bandwidth is measured with the same threads, then each kind of kernels; rounds begin with another kind each. Figures are
 medians over the rounds, and a share is the median of the rounds' shares. What is read are codes, scales and zero points
-as they are in the file; onnxruntime widens three bits to four, so its row has none. Writes a block of
-docs/explanation/running.md.
+as they are in the file; onnxruntime widens three bits to four, so its row has none. With `--folder` an exported folder
+decodes with each kind of kernels instead, in turns too. Each form writes a block of docs/explanation/running.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -31,6 +33,7 @@ from export.graph.matmul_3bits import matmul_3bits
 from export.graph.model_graph import IR_VERSION, OPSET
 from export.graph.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS
 from export.runtime.bench import read_bandwidth
+from export.runtime.decoder import OnnxDecoder
 from export.runtime.kernels.library import SCALAR, THEIRS, choose, kernels_here, kernels_library, kernels_name
 from export.runtime.session import open_session
 from toolkit.figures.readme import fill_file
@@ -46,6 +49,7 @@ BLOCK_SIZE = 256
 PROMPT_ROWS = 128
 MEASURED_S = 0.5
 """How long each figure of a round is measured."""
+NEW_TOKENS = 64
 
 
 @dataclass(kw_only=True)
@@ -94,14 +98,15 @@ def write_products(bits: int, path: Path) -> int:
     return read_bytes
 
 
-def open_with(kernels: str, path: Path, threads: int) -> ort.InferenceSession:
-    """Open a graph with the kernels of a name."""
+@contextmanager
+def chosen(kernels: str) -> Iterator[bool]:
+    """Have what opens within this context compute with the kernels of a name; yields whether they are our own."""
     if kernels == THEIRS:
-        return open_session(path, threads, own_kernels=False)
+        yield False
+        return
     choose(kernels)
-    session = open_session(path, threads)
+    yield True
     choose(kernels_name())
-    return session
 
 
 def seconds_a_run(session: ort.InferenceSession, rows: int) -> float:
@@ -129,7 +134,10 @@ def measure(
             continue
         path = folder / f"{bits}.onnx"
         read_bytes = write_products(bits, path)
-        sessions = {kind: open_with(kind, path, threads) for kind in able}
+        sessions = {}
+        for kind in able:
+            with chosen(kind) as own:
+                sessions[kind] = open_session(path, threads, own_kernels=own)
         flop = 2 * PROMPT_ROWS * PAIRS * sum(N * K for N, K in SHAPES)
         for number in range(rounds):
             bandwidth = read_bandwidth(threads)
@@ -141,6 +149,50 @@ def measure(
                 found.share.append(found.bytes_per_s[-1] / bandwidth)
                 found.prompt_flop_per_s.append(flop / seconds_a_run(sessions[kind], PROMPT_ROWS))
     return median(bandwidths), figures
+
+
+def measure_folder(
+    kinds: Sequence[str], folder: Path, contexts: Sequence[int], rounds: int
+) -> dict[tuple[str, int], list[tuple[float, float]]]:
+    """Return each round's tokens a second of prompt and of answer, for each kind of kernels and length of prompt."""
+    decoders = {}
+    for kind in kinds:
+        with chosen(kind) as own:
+            decoders[kind] = OnnxDecoder(folder, own_kernels=own)
+    speeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    rng = np.random.default_rng(0)
+    for number in range(rounds + 1):  # the first warms up
+        for context in contexts if number else [min(contexts)]:
+            prompt = rng.integers(0, decoders[kinds[0]].model.vocab_size, context).tolist()
+            first = number % len(kinds)
+            for kind in (*kinds[first:], *kinds[:first]):
+                begun = time.perf_counter()
+                token = decoders[kind].start([prompt])[0].argmax()
+                read = time.perf_counter()
+                for _ in range(NEW_TOKENS):
+                    token = decoders[kind].step(np.array([token]))[0].argmax()
+                ended = time.perf_counter()
+                if number:
+                    found = (context / (read - begun), NEW_TOKENS / (ended - read))
+                    speeds.setdefault((kind, context), []).append(found)
+    return speeds
+
+
+def table_of_folder(
+    kinds: Sequence[str], contexts: Sequence[int], speeds: dict[tuple[str, int], list[tuple[float, float]]]
+) -> str:
+    """Render tokens a second as Markdown, each with its multiple of the last kind's, the median of the rounds'."""
+    rows = []
+    for context in contexts:
+        last = speeds[kinds[-1], context]
+        for kind in kinds:
+            found = speeds[kind, context]
+            cells = []
+            for part in (0, 1):
+                ratio = median(one[part] / other[part] for one, other in zip(found, last, strict=True))
+                cells.append(f"{median(one[part] for one in found):.1f} tokens/s ({ratio:.2f} ×)")
+            rows.append((kind, f"{context:,}", *cells))
+    return markdown_table([("kernels", "tokens before", "prompt", "answer"), *rows])
 
 
 def table(kinds: Sequence[str], all_bits: Sequence[int], figures: dict[tuple[str, int], Figures]) -> str:
@@ -167,7 +219,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--bits", type=int, nargs="+", choices=(3, 4, 8), default=[4, 3, 8])
     parser.add_argument("--kernels", nargs="+", choices=(*fast, THEIRS), default=[*fast, THEIRS])
+    parser.add_argument("--folder", type=Path, help="exported folder to decode with, instead of products alone")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 512, 2048])
     options = parser.parse_args()
+    if options.folder:
+        speeds = measure_folder(options.kernels, options.folder, options.contexts, options.rounds)
+        text = f"{table_of_folder(options.kernels, options.contexts, speeds)}\n\n{options.rounds} rounds, medians."
+        print(text)
+        fill_file(DOCUMENT, "kernels-of-a-folder", text)
+        return
     with tempfile.TemporaryDirectory() as folder:
         bandwidth, figures = measure(options.kernels, options.bits, options.threads, options.rounds, Path(folder))
     text = (
