@@ -16,9 +16,9 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready-dev browser
 	$(PYTEST)
 
-# The tests as a processor with AVX2 alone sees them: sums in another order, no int8 instructions, onnxruntime's kernels.
+# The tests as a processor with AVX2 alone sees them: sums in another order, no int8 instructions, our kernels for AVX2 or others.
 test-lesser: $(VENV)/.ready-dev browser
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TOOLKIT_KERNELS=onnxruntime $(PYTEST)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TOOLKIT_KERNELS=$${TOOLKIT_KERNELS:-avx2} $(PYTEST)
 
 # The tests with the dearest ones, which every change need not wait for.
 nightly: $(VENV)/.ready-dev browser

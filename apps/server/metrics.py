@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 Outcome = Literal["done", "cancelled", "failed"]
 FIRST_TOKEN_BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
@@ -13,8 +13,10 @@ FIRST_TOKEN_BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 class Metrics:
     """Holds one server's counters, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: str) -> None:
+        """`kernels` compute the answers, as `TOOLKIT_KERNELS` names them."""
         self._registry = CollectorRegistry()
+        Info("toolkit_kernels", "Kernels that compute answers.", registry=self._registry).info({"kernels": kernels})
         self.running = Gauge("toolkit_rows_running", "Answers being generated.", registry=self._registry)
         self.waiting = Gauge("toolkit_rows_waiting", "Answers waiting for a row.", registry=self._registry)
         self.prompt_tokens = Counter("toolkit_prompt_tokens", "Prompt tokens read.", registry=self._registry)

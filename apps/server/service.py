@@ -35,6 +35,7 @@ from apps.server.responses import CompletionChoice, Head, chunk_choices, usage, 
 from apps.server.row import BatchRow, Piece
 from apps.server.scheduler import QueueFull, Scheduler
 from export.runtime.exported_model import OpenModel, open_exported
+from export.runtime.kernels.library import kernels_name
 from export.runtime.rows.row_pool import RowPool
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
@@ -71,7 +72,7 @@ class Service:
         """When the folder was exported."""
         self.most_cache_bytes = model.position_bytes * model.max_length * parallel
         """The size of the cache when all rows are as long as the context."""
-        self.metrics = Metrics()
+        self.metrics = Metrics(kernels_name())
         self.scheduler = Scheduler(
             RowPool(model), self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
         )

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
+from export.runtime.kernels.library import kernels_name
 from toolkit.errors import InputError
 from toolkit.figures.tables import columns
 from toolkit.machine.allowance import physical_cores
@@ -70,6 +71,8 @@ class Benchmark(Record):
     rounds: int
     threads: int
     new_tokens: int
+    kernels: str
+    """The kernels that ran exported folders, as `TOOLKIT_KERNELS` names them."""
     bandwidth_bytes_per_s: float
     models: list[ModelFigures]
     decode_ratios: dict[str, list[float]]
@@ -129,6 +132,7 @@ def run_benchmark(
         rounds=rounds,
         threads=threads,
         new_tokens=new_tokens,
+        kernels=kernels_name(),
         bandwidth_bytes_per_s=bandwidth,
         models=[
             _figures(model, results, contexts, new_tokens, bandwidth)
@@ -219,7 +223,7 @@ def table(benchmark: Benchmark) -> str:
             lines.append(f"{what}, {names}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
     lines.append(
         f"{counted(benchmark.threads, 'thread')}, {counted(benchmark.new_tokens, 'new token')}, "
-        f"{counted(benchmark.rounds, 'round')}, medians; "
+        f"{counted(benchmark.rounds, 'round')}, medians; kernels: {benchmark.kernels}; "
         f"this machine reads {benchmark.bandwidth_bytes_per_s / 1e9:.1f} GB/s"
     )
     return "\n".join(line.rstrip() for line in lines)

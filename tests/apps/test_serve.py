@@ -23,6 +23,7 @@ from apps.server.run_server import allowed_hosts, build_application, run_server
 from apps.server.scheduler import PIECE_BETWEEN_STEPS
 from apps.server.service import Service
 from export.runtime.decoder import OnnxDecoder
+from export.runtime.kernels.library import kernels_name
 from export.runtime.rows.prefix import FEW_ROWS
 from export.runtime.rows.row_pool import Row
 from tests.apps.conftest import NAME, SUM
@@ -498,6 +499,7 @@ def test_a_chat_s_second_question_is_read_from_where_the_first_ended(learned: Pa
         assert first.prompt_tokens - 10 < cached < second.prompt_tokens
         assert metric(service, "toolkit_cached_tokens_total") == cached
         assert metric(service, "toolkit_prompt_tokens_total") == first.prompt_tokens + second.prompt_tokens - cached
+        assert metric(service, f'toolkit_kernels_info{{kernels="{kernels_name()}"}}') == 1
 
 
 def post(address: str, body: bytes, **headers: str) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import int4_config
 from export.runtime.bench import run_benchmark, table
+from export.runtime.kernels.library import kernels_name
 from toolkit.errors import InputError
 from toolkit.runs import folder_bytes
 
@@ -26,6 +27,7 @@ def test_a_benchmark_measures_each_figure_and_prints_it(tiny_student: Path, tmp_
     assert all(at.decode_tokens_per_s > 0 and 0 < at.bandwidth_share < 1 for at in model.at_lengths)
     assert model.peak_memory_bytes > 10_000_000, "a process with onnxruntime takes more than that"
     assert f"{model.at_lengths[1].decode_tokens_per_s:.1f} tokens/s" in table(benchmark)
+    assert f"medians; kernels: {kernels_name()}; this machine reads" in table(benchmark)
 
 
 def test_a_step_reads_all_weights_but_an_untied_embedding(checkpoint_folder: Path, tmp_path: Path) -> None:

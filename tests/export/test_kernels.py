@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,51 +23,68 @@ from export.graph.model_graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
 from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import Cache
-from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, choose, kernels_library
+from export.runtime.kernels.library import (
+    IN_WORDS,
+    SCALAR,
+    THEIRS,
+    VARIABLE,
+    choose,
+    kernels_here,
+    kernels_library,
+    kernels_name,
+)
 from export.runtime.session import open_session
 from toolkit.errors import InputError
 
-FEATURES = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+FEATURES = {
+    "avx512vnni": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
+    "avx2": {"avx2", "fma", "f16c"},
+    SCALAR: set(),
+}
+"""What Linux calls the instructions that each of our kernels needs."""
 CPU_FACTS = Path("/proc/cpuinfo")
 CLOSE = 2e-5
 """Of the largest value: the sums are the same, in another order."""
 
 
-def has_features() -> bool:
-    return CPU_FACTS.is_file() and set(CPU_FACTS.read_text().split()) >= FEATURES
-
-
 needs_kernels = pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
-ours_of_each_kind = pytest.mark.parametrize("kernels", ["", SCALAR], ids=["ours", SCALAR])
-all_kernels = pytest.mark.parametrize(
-    "kernels",
-    [pytest.param("", marks=needs_kernels), pytest.param(SCALAR, marks=needs_kernels), THEIRS],
-    ids=["ours", SCALAR, "theirs"],
-)
+OWN = kernels_here() if kernels_library() else ()
+FAST = [name for name in OWN if name != SCALAR]
+ours_of_each_kind = pytest.mark.parametrize("kernels", OWN)
+NAMES = ", ".join((*kernels_here(), THEIRS))
+fast_ones = pytest.mark.parametrize("kernels", FAST)
+all_kernels = pytest.mark.parametrize("kernels", [*OWN, THEIRS])
 
 
 def opened(path: Path, kernels: str) -> ort.InferenceSession:
-    """Open a session that computes with the kernels of a name, or with the fastest of ours."""
-    library = kernels_library()
-    if library:
-        assert choose(library, kernels if kernels == SCALAR else "")
-    session = open_session(path, threads=2, own_kernels=kernels != THEIRS)
-    if library:
-        choose(library, os.environ.get(VARIABLE, ""))
+    """Open a session that computes with the kernels of a name."""
+    if kernels == THEIRS:
+        return open_session(path, threads=2, own_kernels=False)
+    choose(kernels)
+    session = open_session(path, threads=2)
+    choose(kernels_name())
     return session
 
 
-@pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
-def test_the_library_is_there_where_the_processor_can_run_it() -> None:
-    assert kernels_library() or os.environ.get(VARIABLE) == THEIRS
+@pytest.mark.skipif(not CPU_FACTS.is_file(), reason="this system does not say what its processor has")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only kernels for x86-64 need instructions")
+def test_all_kernels_are_there_that_the_processor_can_run() -> None:
+    flags = set(CPU_FACTS.read_text().split())
+    assert kernels_here() == tuple(name for name, needed in FEATURES.items() if flags >= needed)
 
 
 @pytest.mark.parametrize(
     "wanted, said",
     [
         (THEIRS, "None, onnxruntime's"),
-        pytest.param(SCALAR, "_library.so, our own in plain C", marks=needs_kernels),
-        ("avx2", "TOOLKIT_KERNELS ('avx2') must be 'onnxruntime' or 'scalar', or unset"),
+        *((name, f"_library.so, {IN_WORDS[name]} ({name}; others that run here: ") for name in kernels_here()),
+        ("avx9", f"TOOLKIT_KERNELS ('avx9') must be one of the kernels that run on this processor ({NAMES})"),
+        *(
+            (name, f"TOOLKIT_KERNELS ({name!r}) must be one of the kernels that run on this processor ({NAMES})")
+            for name in IN_WORDS
+            if kernels_here() and name not in kernels_here()
+        ),
     ],
 )
 def test_the_environment_chooses_the_kernels_and_a_wrong_choice_is_refused(wanted: str, said: str) -> None:
@@ -86,7 +104,7 @@ class Product:
     bias: bool = False
 
 
-def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None:
+def write_product(product: Product, path: Path, accuracy_level: int = 4, *, largest: bool = False) -> None:
     rng = np.random.default_rng(0)
     N, K, bits = product.N, product.K, product.bits
     blocks = -(-K // product.block_size)
@@ -96,6 +114,9 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
         "zero_points": rng.integers(0, 256, (N, -(-blocks * max(bits, 4) // 8)), dtype=np.uint8),
         "bias": rng.standard_normal(N, dtype=np.float32),
     }
+    if largest:
+        tensors["codes"][:] = 255
+        tensors["zero_points"][:] = 0
     inputs = ["a", "codes", "scales", "zero_points" if product.zero_points else "", "", "bias" if product.bias else ""]
     form: dict[str, Any] = {"bits": bits, "block_size": product.block_size, "accuracy_level": accuracy_level}
     node = (
@@ -168,14 +189,14 @@ def test_products_are_those_of_the_weights_that_the_codes_say(product: Product, 
         )
 
 
-@needs_kernels
+@fast_ones
 @pytest.mark.parametrize("others", [SCALAR, THEIRS])
 @pytest.mark.parametrize("product", PRODUCTS, ids=str)
 def test_fast_products_are_those_in_plain_c_and_those_of_onnxruntime(
-    product: Product, others: str, tmp_path: Path
+    product: Product, others: str, kernels: str, tmp_path: Path
 ) -> None:
     write_product(product, tmp_path / "model.onnx")
-    ours, theirs = (opened(tmp_path / "model.onnx", kernels) for kernels in ("", others))
+    ours, theirs = (opened(tmp_path / "model.onnx", name) for name in (kernels, others))
     rng = np.random.default_rng(1)
     for shape in ((1, 1), (2, 1), (1, 3), (4, 2), (1, 9), (1, 12), (1, 23), (2, 67), (1, 300)):
         a = rng.standard_normal((*shape, product.K), dtype=np.float32)
@@ -184,7 +205,20 @@ def test_fast_products_are_those_in_plain_c_and_those_of_onnxruntime(
         np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max(), rtol=0)
 
 
-@needs_kernels
+@fast_ones
+@pytest.mark.parametrize(("bits", "block_size"), [(3, 256), (4, 256), (4, 32), (8, 256), (8, 32)])
+def test_the_largest_codes_and_activations_do_not_overflow(
+    bits: int, block_size: int, kernels: str, tmp_path: Path
+) -> None:
+    write_product(Product(N=33, K=512, bits=bits, block_size=block_size), tmp_path / "model.onnx", largest=True)
+    ours, plain = (opened(tmp_path / "model.onnx", name) for name in (kernels, SCALAR))
+    for rows in (1, 7, 30):
+        a = np.full((1, rows, 512), 127, dtype=np.float32)
+        a[:, 1::2] = -127
+        found, expected = (session.run(["y"], {"a": a})[0] for session in (ours, plain))
+        np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max(), rtol=0)
+
+
 @ours_of_each_kind
 def test_a_row_is_the_same_beside_others(kernels: str, tmp_path: Path) -> None:
     """It is bit-identical, which onnxruntime's kernels do not promise."""
@@ -358,15 +392,15 @@ def attention_feeds(
     return tokens, feeds | (packed if heads.packed else tokens)
 
 
-@needs_kernels
+@fast_ones
 @pytest.mark.parametrize("others", [SCALAR, THEIRS])
 @pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("new", [1, 5, FEW_TOKENS, 130])
 def test_fast_attention_over_codes_is_that_in_plain_c_and_that_of_onnxruntime(
-    heads: Heads, new: int, others: str, tmp_path: Path
+    heads: Heads, new: int, others: str, kernels: str, tmp_path: Path
 ) -> None:
     write_attention(heads, tmp_path / "model.onnx")
-    ours, theirs = (opened(tmp_path / "model.onnx", kernels) for kernels in ("", others))
+    ours, theirs = (opened(tmp_path / "model.onnx", name) for name in (kernels, others))
     for lengths in ([0], [3], [31], [300], [640], [20, 20, 20], [7, 300]):
         if len(lengths) > 1 and new > 1 and others == THEIRS:
             continue  # onnxruntime takes several rows for single tokens alone

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.runtime.kernels import library
-from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, kernels_in_words, kernels_library
+from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, kernels_here, kernels_in_words, kernels_library
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
 
@@ -43,6 +43,14 @@ def test_where_our_fast_ones_compute_nothing_is_said_and_where_our_slow_ones_do_
     )
 
 
+def test_kernels_that_the_processor_lacks_end_a_command_with_one_line(fast: Path) -> None:
+    command = [sys.executable, "-m", "toolkit", "bench", str(fast), "--contexts", "4", "--rounds", "1"]
+    done = subprocess.run(command, env=os.environ | {VARIABLE: "avx9"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"({', '.join((*kernels_here(), THEIRS))}); set one of them, or unset it for the fastest"
+    assert done.stderr == f"toolkit: {VARIABLE} ('avx9') must be one of the kernels that run on this processor {said}\n"
+
+
 def test_every_c_file_is_compiled_and_every_header_is_a_reason_to_compile_again() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     [module] = project["tool"]["setuptools"]["ext-modules"]
@@ -54,40 +62,44 @@ def test_every_c_file_is_compiled_and_every_header_is_a_reason_to_compile_again(
 @pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
 def test_what_one_kind_of_kernels_computed_is_not_another_s(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = set()
-    for wanted in ("", SCALAR, THEIRS):
+    for wanted in (*kernels_here(), THEIRS):
         monkeypatch.setenv(VARIABLE, wanted)
         program = "from export.runtime.kernels.library import *; print(kernels_digest())"
         digests.add(
             subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout
         )
-    assert len(digests) == 3
+    assert len(digests) == len(kernels_here()) + 1
 
 
-def test_kernels_in_plain_c_that_were_not_compiled_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, SCALAR)
-    monkeypatch.setattr(library, "_compiled", lambda: None)
-    library._chosen.cache_clear()
-    with pytest.raises(InputError, match=r"TOOLKIT_KERNELS \('scalar'\) needs our kernels, which were not compiled"):
-        library._chosen()
+@pytest.mark.parametrize("wanted", library.IN_WORDS)
+def test_kernels_that_were_not_compiled_are_an_error(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, wanted)
+    monkeypatch.setattr(library, "kernels_here", tuple)
+    for compiled, how in ((None, "not at all"), (Path("kernels.so"), "for another system or version")):
+        monkeypatch.setattr(library, "_compiled", lambda compiled=compiled: compiled)
+        library._chosen.cache_clear()
+        with pytest.raises(InputError, match=rf"\('{wanted}'\) needs our kernels, which were compiled {how} when"):
+            library._chosen()
 
 
 @pytest.mark.parametrize(
-    ("machine", "processor", "compiled", "why"),
+    ("machine", "processor", "compiled", "here", "why"),
     [
-        ("x86_64", ["avx2"], "kernels.so", "ours need AVX-512 VNNI, which this processor lacks"),
-        ("x86_64", ["avx2"], "", "ours need AVX-512 VNNI, which this processor lacks"),
-        ("aarch64", [], "", "ours need AVX-512 VNNI, which this processor lacks"),
-        ("x86_64", ["avx2", "avx512_vnni"], "", "ours were not compiled when this was installed; install a C compiler"),
-        ("AMD64", [], "", "ours were not compiled when this was installed"),
-        ("x86_64", ["avx512_vnni"], "kernels.so", "ours were compiled for another system or processor"),
+        ("x86_64", [], "kernels.so", (SCALAR,), "ours need AVX2, which this processor lacks"),
+        ("aarch64", ["asimddp"], "kernels.so", (SCALAR,), "ours need AVX2, which this processor lacks"),
+        ("aarch64", [], "", (), "ours need AVX2, which this processor lacks"),
+        ("x86_64", ["avx2"], "", (), "ours were not compiled when this was installed; install a C compiler"),
+        ("AMD64", [], "", (), "ours were not compiled when this was installed"),
+        ("x86_64", ["avx512_vnni"], "kernels.so", (), "ours were compiled for another system or processor"),
     ],
 )
 def test_each_reason_has_its_own_words(
-    machine: str, processor: list[str], compiled: str, why: str, monkeypatch: pytest.MonkeyPatch
+    machine: str, processor: list[str], compiled: str, here: tuple[str], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(library, "instructions", lambda: processor)
     monkeypatch.setattr(library, "_compiled", lambda: Path(compiled) if compiled else None)
+    monkeypatch.setattr(library, "kernels_here", lambda: here)
     monkeypatch.setattr(library, "kernels_library", lambda: None)
     assert kernels_in_words().startswith(f"onnxruntime's: {why}")

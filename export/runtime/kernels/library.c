@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "operators.h"
+#include "processor.h"
 
 static Status *read_value(Api api, const Value *value, void **data) {
     *data = NULL;
@@ -55,21 +56,16 @@ int always_there(const Operator *op, size_t index) { (void)op; (void)index; retu
 int one(const Operator *op) { (void)op; return 1; }
 int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 
-#if defined(__x86_64__)
-static int has_avx512vnni(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-}
-#endif
-
-static int everywhere(void) { return 1; }
-
 /* The fastest first; the last one is slow and is chosen only by name. */
 static const Kernels ALL[] = {
-#if defined(__x86_64__)
+#ifdef HAS_AVX512VNNI
     {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
+#endif
+#ifdef HAS_AVXVNNI
+    {"avxvnni", has_avxvnni, &AVXVNNI_PRODUCTS, &AVXVNNI_ATTENDING},
+#endif
+#ifdef HAS_AVX2
+    {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING},
 #endif
     {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},
 };
@@ -79,10 +75,17 @@ static const Kernels *chosen = &ALL[SCALAR];
 
 const Kernels *chosen_kernels(void) { return chosen; }
 
-/* Choose kernels by name, or the fastest ones that run here if it is empty; returns their name, or NULL. */
+/* Return the name of the kernels at a place among those that run here, the fastest first; NULL after the last. */
+const char *kernels_here(size_t place) {
+    for (size_t i = 0; i < COUNT(ALL); i++)
+        if (ALL[i].runs_here() && !place--) return ALL[i].name;
+    return NULL;
+}
+
+/* Choose kernels by name; returns it, or NULL if this processor does not run them. */
 const char *choose_kernels(const char *name) {
     for (size_t i = 0; i < COUNT(ALL); i++)
-        if ((*name ? !strcmp(name, ALL[i].name) : i != SCALAR) && ALL[i].runs_here()) {
+        if (!strcmp(name, ALL[i].name) && ALL[i].runs_here()) {
             chosen = &ALL[i];
             return chosen->name;
         }

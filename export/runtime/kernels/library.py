@@ -16,14 +16,17 @@ from toolkit.machine.processor import instructions
 FILES = ("_library.so", "_library.dll")
 """The names that the compiled library may have, beside this file; no Python version is in them, as it uses none."""
 VARIABLE = "TOOLKIT_KERNELS"
-"""The environment variable: `THEIRS` runs onnxruntime's kernels, as on a processor that ours don't support; `SCALAR`
-runs ours in plain C, which tests compare the fast ones with."""
+"""The environment variable: a name of `IN_WORDS` runs our kernels of that instruction set, `THEIRS` onnxruntime's, as
+on a processor that ours don't support."""
 THEIRS, SCALAR = "onnxruntime", "scalar"
-IN_WORDS = {"avx512vnni": "our own, for AVX-512 VNNI", SCALAR: "our own in plain C, very slow and for tests alone"}
+IN_WORDS = {
+    "avx512vnni": "our own, for AVX-512 VNNI",
+    "avxvnni": "our own, for AVX-VNNI",
+    "avx2": "our own, for AVX2",
+    SCALAR: "our own in plain C, very slow and for tests alone",
+}
 """The kernels of each instruction set, by the name of their folder beside this file."""
 X86 = ("x86_64", "AMD64")
-INSTRUCTIONS = "avx512_vnni"
-"""Linux's name for the instructions that our fast kernels use."""
 THREE_BITS = b"MatMul3Bits"
 """The operator of a graph that only our kernels compute directly."""
 
@@ -44,9 +47,29 @@ def kernels_digest() -> str:
     return hashlib.sha256(_chosen().encode() + library.read_bytes()).hexdigest() if library else ""
 
 
+def kernels_name() -> str:
+    """Return the name of the kernels that compute here, as the environment names them."""
+    return _chosen() or THEIRS
+
+
 def kernels_in_words() -> str:
-    """Say which kernels compute and, if they are not our own, why."""
-    return IN_WORDS[_chosen()] if kernels_library() else f"onnxruntime's: {_why_not()}"
+    """Say which kernels compute and which others the environment could choose, or why they are not our own."""
+    if not kernels_library():
+        return f"onnxruntime's: {_why_not()}"
+    others = [name for name in (*kernels_here(), THEIRS) if name != _chosen()]
+    return f"{IN_WORDS[_chosen()]} ({_chosen()}; others that run here: {', '.join(others)})"
+
+
+@cache
+def kernels_here() -> tuple[str, ...]:
+    """Return the names of our kernels that this processor runs, the fastest first; empty if they were not compiled."""
+    library = _loaded()
+    if library is None:
+        return ()
+    names: list[str] = []
+    while name := library.kernels_here(len(names)):
+        names.append(name.decode())
+    return tuple(names)
 
 
 def what_is_slower(model_path: Path) -> str:
@@ -68,11 +91,10 @@ def _why_not() -> str:
     """Say why onnxruntime's kernels compute everything."""
     if os.environ.get(VARIABLE):
         return f"{VARIABLE}={THEIRS} switches ours off"
-    known = instructions()
-    if platform.machine() not in X86 or (known and INSTRUCTIONS not in known):
-        return "ours need AVX-512 VNNI, which this processor lacks"
+    if kernels_here() or platform.machine() not in X86:  # those in plain C run, but only if they are asked for
+        return "ours need AVX2, which this processor lacks"
     if _compiled() is None:
-        remedy = "; install a C compiler, then the package again" if known else ""
+        remedy = "; install a C compiler, then the package again" if instructions() else ""
         return f"ours were not compiled when this was installed{remedy}"
     return "ours were compiled for another system or processor; install the package again"
 
@@ -86,28 +108,41 @@ def _compiled() -> Path | None:
 def _chosen() -> str:
     """Choose this process's kernels, once, and return the name of ours; empty for onnxruntime's."""
     wanted = os.environ.get(VARIABLE, "")
-    if wanted not in ("", THEIRS, SCALAR):
+    ours = kernels_here()
+    if wanted in IN_WORDS and not ours:
+        compiled = "for another system or version" if _compiled() else "not at all"
         raise InputError(
-            f"{VARIABLE} ({wanted!r}) must be {THEIRS!r} or {SCALAR!r}, or unset for our own kernels where they run"
+            f"{VARIABLE} ({wanted!r}) needs our kernels, which were compiled {compiled} when this was installed; unset "
+            "it, or install again with a C compiler"
         )
+    if wanted not in ("", THEIRS, *ours):
+        raise InputError(
+            f"{VARIABLE} ({wanted!r}) must be one of the kernels that run on this processor "
+            f"({', '.join((*ours, THEIRS))}); set one of them, or unset it for the fastest"
+        )
+    name = wanted or next((name for name in ours if name != SCALAR), "")
+    if name in ours:
+        choose(name)
+        return name
+    return ""
+
+
+def choose(name: str) -> None:
+    """Choose the kernels of all sessions that open from now on, by a name of `kernels_here`."""
+    library = _loaded()
+    assert library is not None and library.choose_kernels(name.encode()), name
+
+
+@cache
+def _loaded() -> ctypes.CDLL | None:
+    """Load the compiled library; None if there is none that this system and these sources can use."""
     compiled = _compiled()
-    name = choose(compiled, wanted) if compiled and wanted != THEIRS else ""
-    if wanted == SCALAR and not name:
-        raise InputError(
-            f"{VARIABLE} ({wanted!r}) needs our kernels, which were not compiled when this was installed; unset it, or "
-            "install again with a C compiler"
-        )
-    return name
-
-
-def choose(library: Path, name: str) -> str:
-    """Choose the kernels of all sessions that open from now on, by name, or the fastest ones if the name is empty.
-
-    Returns their name; empty if this processor runs none of them.
-    """
+    if compiled is None:
+        return None
     try:
-        choose_kernels = ctypes.CDLL(str(library)).choose_kernels
+        library = ctypes.CDLL(str(compiled))
+        library.kernels_here.argtypes, library.choose_kernels.argtypes = [ctypes.c_size_t], [ctypes.c_char_p]
+        library.kernels_here.restype = library.choose_kernels.restype = ctypes.c_char_p
     except (OSError, AttributeError):  # compiled for another system, or from other sources
-        return ""
-    choose_kernels.restype = ctypes.c_char_p
-    return (choose_kernels(name.encode()) or b"").decode()
+        return None
+    return library

@@ -1,4 +1,4 @@
-/* Arithmetic on whole numbers for the kernels. */
+/* Arithmetic on whole numbers for the kernels, and loops that are unrolled. */
 
 #ifndef NUMBERS_H
 #define NUMBERS_H
@@ -12,5 +12,12 @@ static inline int64_t pieces(int64_t whole, int64_t piece) { return (whole + pie
 
 /* A whole, rounded up to a multiple of a piece. */
 static inline int64_t padded_to(int64_t piece, int64_t whole) { return pieces(whole, piece) * piece; }
+
+/* Before a loop of a few rounds, whose array is then in registers. */
+#ifdef __clang__
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 12")
+#endif
 
 #endif

@@ -46,11 +46,12 @@ def _kernels() -> Finding:
     from toolkit.machine.doctor import Finding
 
     try:
-        from export.runtime.kernels.library import VARIABLE, kernels_in_words
+        from export.runtime.kernels.library import kernels_in_words
 
         return Finding(subject="kernels", found=kernels_in_words())
     except InputError as error:
-        return Finding(subject="kernels", found=str(error), remedy=f"unset {VARIABLE}")
+        found, _, remedy = str(error).partition("; ")
+        return Finding(subject="kernels", found=found, remedy=remedy)
 
 
 def add_pull(add: AddCommand) -> None:
