@@ -182,7 +182,7 @@ def test_another_architecture_is_refused_by_name(tiny_student: Path, tmp_path: P
         (lambda w: w.add_vocab_size(400), r"vocab_size \(400\) must be 320"),
         (
             lambda w: w.add_uint16("split.count", 2),
-            r"one of 2 parts of a model; merge them with: llama-gguf-split --merge",
+            r"model\.gguf is one of 2 files of a model, and 1 are named as such; give them their own names",
         ),
     ],
 )

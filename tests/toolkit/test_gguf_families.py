@@ -12,12 +12,14 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType, GGUFWriter
+from safetensors.torch import load_file
 
 from tests.toolkit.test_gguf_checkpoint import permute
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.sources.gguf_checkpoint import write_checkpoint
 from toolkit.sources.gguf_families import GGUF_FAMILIES
+from toolkit.sources.model_names import resolve
 
 SIZES = {
     "vocab_size": 320,
@@ -67,12 +69,12 @@ def random_model(name: str) -> Any:
     return made
 
 
-def write_gguf(name: str, model: Any, student: Path, path: Path) -> None:
+def write_gguf(name: str, model: Any, student: Path, path: Path, *, tensors_a_file: int = 0) -> None:
     """Write a model under the names that the gguf library has for those of transformers, matrices in fp16."""
     config, tokenizer = model.config, json.loads((student / "tokenizer.json").read_text())
     tokens = [token for token, _ in sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])]
     tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab_size)]
-    writer = GGUFWriter(path, name)
+    writer = GGUFWriter(path, name, split_max_tensors=tensors_a_file)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -137,6 +139,28 @@ def test_a_family_is_read_as_it_was_written(
     expected = model(ids).logits
     torch.testing.assert_close(read(ids).logits, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     assert ChatFormat.from_folder(folder).question_ids("one")
+
+
+def test_a_model_in_several_files_is_read_from_any_of_them(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    model = random_model("qwen3")
+    write_gguf("qwen3", model, tiny_student, tmp_path / "whole.gguf")
+    write_gguf("qwen3", model, tiny_student, tmp_path / "model.gguf", tensors_a_file=30)
+    files = sorted(tmp_path.glob("model-*.gguf"))
+    assert [path.name for path in files] == [f"model-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    folder = resolve(str(files[1]))
+    assert resolve(str(files[0])) == folder
+    whole, split = (load_file(each / "model.safetensors") for each in (resolve(str(tmp_path / "whole.gguf")), folder))
+    assert whole.keys() == split.keys() and all(torch.equal(whole[name], split[name]) for name in whole)
+    files[2].rename(tmp_path / "elsewhere.gguf")
+    with pytest.raises(InputError, match=r"model-00003-of-00003\.gguf is missing, one of the 3 files of model; get it"):
+        resolve(str(files[0]))
+    (tmp_path / "elsewhere.gguf").rename(files[2])
+    files[2].write_bytes(files[1].read_bytes())
+    with pytest.raises(InputError, match=r"is in model-00002-of-00003\.gguf and in model-00003-of-00003"):
+        resolve(str(files[0]))
 
 
 def test_a_family_without_its_own_fact_is_one_line(tiny_student: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ HEADS = "llama.attention.head_count"
             r"attn_k\.weight of the GGUF file has the shape \(32, 64\), not \(48, 64\)",
         ),
         (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be 5 heads of an even size"),
-        (with_number("llama.block_count", 2**31 - 1), r"llama\.block_count \(2147483647\) .* needs more than its"),
+        (with_number("llama.block_count", 2**31 - 1), r"block_count \(2147483647\) .* needs more than its"),
         (
             with_number("llama.context_length", 2**32 - 1),
             r"llama\.context_length of the GGUF file \(4294967295\) must be a whole number from 1 to 2147483647",
@@ -102,7 +102,7 @@ HEADS = "llama.attention.head_count"
         (onto_the_next("blk.0.attn_q.weight"), r"of the GGUF file begins at \d+, before .* ends at \d+"),
         (
             with_number("llama.block_count", 1),
-            r"the GGUF tensor blk\.1\.attn_k\.weight is not of a Llama model with 1 layers",
+            r"the GGUF tensor blk\.1\.attn_k\.weight is not of a llama model with 1 layers",
         ),
         (
             with_number("llama.feed_forward_length", 96),

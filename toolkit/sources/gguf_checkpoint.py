@@ -27,7 +27,7 @@ from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import ChatFormat, write_chat_files
 from toolkit.machine.advice import advise
 from toolkit.sources.gguf_families import GGUF_FAMILIES, LLAMA_LAYER, QK_NORMS, GgufFamily
-from toolkit.sources.gguf_header import Facts, GgufTensor, read_header
+from toolkit.sources.gguf_header import Facts, GgufTensor, read_parts
 from toolkit.sources.gguf_tokenizer import build_tokenizer
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
 from toolkit.terminal import say
@@ -68,13 +68,14 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     """
     if not find_spec("gguf"):
         raise MissingExtra("gguf", "distill")
-    header = read_header(source)
-    facts = Facts(header.facts)
+    facts, parts = read_parts(source)
     _refuse_unsupported(facts)
     family, _ = _family(facts)
-    config = model_config(facts, tied="output.weight" not in header.tensors)
-    _check_shapes(header.tensors, config, family)
-    _check_places(header.tensors)
+    tensors = {name: tensor for part in parts.values() for name, tensor in part.items()}
+    config = model_config(facts, tied="output.weight" not in tensors)
+    _check_shapes(tensors, config, family)
+    for part in parts.values():
+        _check_places(part)
     tokenizer = build_tokenizer(facts)
     tokens = facts["tokenizer.ggml.tokens"]
     write_chat_files(
@@ -93,7 +94,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
         ChatFormat.from_folder(folder)
     except InputError as error:  # it names a temporary file
         raise InputError(str(error).replace(str(folder), source.name)) from error
-    write_parameters(source, header.tensors, config, family, folder / "model.safetensors")
+    write_parameters(parts, config, family, folder / "model.safetensors")
 
 
 def _template(facts: Facts, source: Path) -> str:
@@ -120,11 +121,6 @@ def _refuse_unsupported(facts: Facts) -> None:
     heads, size = (facts.count(f"{prefix}{name}") for name in ("attention.head_count", "embedding_length"))
     if not _is_normed(family) and size % (2 * heads):
         raise InputError(f"{prefix}embedding_length ({size}) must be {heads} heads of an even size; get the file again")
-    if facts.get("split.count", 0) not in (0, 1):
-        raise InputError(
-            f"the GGUF file is only one of {facts['split.count']!s:.60} parts of a model; merge them with: "
-            "llama-gguf-split --merge"
-        )
     head_dim = _head_dim(facts)
     supported = {
         "rope.scaling.type": "none",
@@ -244,21 +240,26 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
 
 
 def write_parameters(
-    source: Path, tensors: Mapping[str, GgufTensor], config: dict[str, Any], family: GgufFamily, path: Path
+    parts: Mapping[Path, Mapping[str, GgufTensor]], config: dict[str, Any], family: GgufFamily, path: Path
 ) -> None:
-    """Write every parameter under its checkpoint name, as precise as it is stored, as a safetensors file."""
-    with source.open("rb") as packed, path.open("wb") as file:
-        pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
-        names = {name: parameter_name(name, family) for name in tensors}
+    """Write every parameter under its checkpoint name, as precise as it is stored, as a safetensors file.
+
+    `parts`: the tensors of each GGUF file.
+    """
+    named = {parameter_name(name, family): each for part in parts.values() for name, each in part.items()}
+    with path.open("wb") as file:
         write_header(
             file,
-            {names[name]: tensor.shape for name, tensor in tensors.items()},
-            {names[name]: dtype_of(tensor) for name, tensor in tensors.items()},
+            {name: tensor.shape for name, tensor in named.items()},
+            {name: dtype_of(tensor) for name, tensor in named.items()},
         )
-        for name, tensor in tensors.items():
-            for rows in parameter_rows(name, tensor, pages, config, family):
-                file.write(np.ascontiguousarray(rows).view(np.uint8).data.cast("B"))
-            advise(pages, "MADV_DONTNEED")  # pages that were read count as this process's memory
+        for source, tensors in parts.items():
+            with source.open("rb") as packed:
+                pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
+            for name, tensor in tensors.items():
+                for rows in parameter_rows(name, tensor, pages, config, family):
+                    file.write(np.ascontiguousarray(rows).view(np.uint8).data.cast("B"))
+                advise(pages, "MADV_DONTNEED")  # pages that were read count as this process's memory
 
 
 def dtype_of(tensor: GgufTensor) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ MOST_SIZES = 4
 LEAST_BITS = 1
 """The fewest bits of a weight."""
 HEADER_BYTES = 24
+PART = re.compile(r"(?P<name>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf")
+"""The name of one of several files, as llama.cpp names them."""
 LARGEST_NUMBER = 2**31 - 1
 """The largest number in a configuration."""
 ALIGNMENT, USUAL_ALIGNMENT = "general.alignment", 32
@@ -178,6 +181,43 @@ def read_header(path: Path) -> Header:
             return _header(_Walk(content))
     except (DamagedHeader, OSError) as error:
         raise InputError(f"{path.name} must be a whole GGUF file: {error}; get it again") from error
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return all files of the model of which one is given: NAME-00001-of-00003.gguf …, or that file alone.
+
+    Raises `InputError` if one of them is not beside it.
+    """
+    named = PART.fullmatch(path.name)
+    if not named:
+        return [path]
+    parts = int(named["parts"])
+    paths = [path.with_name(f"{named['name']}-{i:05}-of-{parts:05}.gguf") for i in range(1, parts + 1)]
+    for each in paths:
+        if not each.is_file():
+            raise InputError(f"{each} is missing, one of the {parts} files of {named['name']}; get it as well")
+    return paths
+
+
+def read_parts(path: Path) -> tuple[Facts, dict[Path, dict[str, GgufTensor]]]:
+    """Read the headers of all files of a model; returns its facts, which the first has, and the tensors of each.
+
+    Raises `InputError` if a number cannot be right, files are missing, or two of them have one tensor.
+    """
+    headers = {part: read_header(part) for part in parts_of(path)}
+    for part, header in headers.items():
+        if (count := header.facts.get("split.count", 0) or 1) != len(headers):
+            raise InputError(
+                f"{part.name} is one of {count!s:.40} files of a model, and {len(headers)} are named as such; give "
+                "them their own names back (NAME-00001-of-00003.gguf …), or get them again"
+            )
+    places: dict[str, Path] = {}
+    for part, header in headers.items():
+        for name in header.tensors:
+            if name in places:
+                raise InputError(f"{name} is in {places[name].name} and in {part.name}; get both again")
+            places[name] = part
+    return Facts(next(iter(headers.values())).facts), {part: header.tensors for part, header in headers.items()}
 
 
 def _header(walk: _Walk) -> Header:

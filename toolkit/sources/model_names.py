@@ -7,6 +7,7 @@ cache, whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -202,9 +203,12 @@ def pull(name: str, out: Path | None) -> Path:
 def unpack_gguf(path: Path) -> Path:
     """Return the folder in the cache that holds a GGUF file's model, and write it if it is not there yet."""
     from toolkit.sources.gguf_checkpoint import write_checkpoint
+    from toolkit.sources.gguf_header import parts_of
 
-    digest = file_digest(path)
-    out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}-{UNPACKED}"
+    parts = parts_of(path)
+    digests = [file_digest(part) for part in parts]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    out = cache_folder() / "models" / f"{parts[0].stem}-{digest[:16]}-{UNPACKED}"
     stage = Stage(name="unpack", config={"version": UNPACKED}, inputs={"gguf": digest})
     if not is_complete(out, stage):
         folder = partial_folder(out, stage)
