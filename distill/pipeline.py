@@ -55,6 +55,7 @@ from distill.training.journal import CHECKPOINTS
 from distill.training.student import StudentFacts, check_lengths, check_room, check_student
 from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
+from distill.training.validation import say_unwatched
 from toolkit.errors import InputError
 from toolkit.figures.ledger import FAILED, PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
@@ -228,8 +229,6 @@ def distill(
     replace_text(folder / DROPS_FILE, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder, rl.problems if rl else ())
 
-    _say_unwatched(config.train, validation)
-    say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured = _train(config, train, logits, rl, student, examples, validation, traces, folder)
     finish(
         folder,
@@ -243,15 +242,6 @@ def distill(
     )
     write_student_card(out, student)
     return out
-
-
-def _say_unwatched(config: TrainConfig, validation: Sequence[Example]) -> None:
-    """Say so if the loss on held-out examples was wanted and there are none."""
-    if config.evaluate_every and not validation:
-        say(
-            f"train: train.evaluate_every ({config.evaluate_every}) has no effect, since no trace is of the "
-            "validation split; ask more problems, or name it in their column split"
-        )
 
 
 def _begin(
@@ -298,6 +288,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train the student on the examples, on the teacher's distribution, or on one after the other, and reinforce it;
     return what was measured."""
+    say_unwatched(config.train.evaluate_every, validation)
+    say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured: dict[str, Any] = {}
     if not logits or not logits.replaces_supervised:
         learned = supervised(student, examples, config.train, folder, validation)

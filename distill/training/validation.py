@@ -25,6 +25,7 @@ from distill.training.journal import of_the_first
 from toolkit.errors import InputError
 from toolkit.records import read_object
 from toolkit.runs import replace_text
+from toolkit.terminal import say
 
 ENOUGH = 16
 BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
@@ -124,3 +125,12 @@ def _as_held(value: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return value
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def say_unwatched(evaluate_every: int, examples: Sequence[Any]) -> None:
+    """Say so if the loss on held-out examples was wanted and there are none."""
+    if evaluate_every and not examples:
+        say(
+            f"train: train.evaluate_every ({evaluate_every}) has no effect, since no trace is of the validation split; "
+            "ask more problems, or name it in their column split"
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,30 @@ def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return weight[order]
 
 
+def add_facts(writer: GGUFWriter, config: Mapping[str, Any], student: Path) -> None:
+    """Add the facts of a model's config.json, and a student's tokenizer."""
+    tokenizer = json.loads((student / "tokenizer.json").read_text())
+    vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
+    tokens = [token for token, _ in vocabulary]
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), config["vocab_size"])]  # as llama.cpp's converter fills up
+    rope = config["rope_parameters"]
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
 def write_gguf(
     path: Path,
     student: Path,
@@ -45,26 +70,8 @@ def write_gguf(
     """Write a student as llama.cpp's converter would, matrices in Q8_0; `add`: further facts, `without`: names of
     facts."""
     config = json.loads((student / "config.json").read_text())
-    tokenizer = json.loads((student / "tokenizer.json").read_text())
-    vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
-    tokens = [token for token, _ in vocabulary]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), config["vocab_size"])]  # as llama.cpp's converter fills up
     writer = GGUFWriter(path, architecture)
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
-    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    add_facts(writer, config, student)
     writer.add_pad_token_id(0)
     writer.add_chat_template(REASONING_TEMPLATE)
     gguf_names = {hub: gguf for gguf, hub in LLAMA_LAYER.items()} | TOP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import transformers
 from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.torch import load_file
 
-from tests.toolkit.test_gguf_checkpoint import permute
+from tests.toolkit.test_gguf_checkpoint import add_facts, permute
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.sources.gguf_checkpoint import write_checkpoint
@@ -71,19 +70,9 @@ def random_model(name: str) -> Any:
 
 def write_gguf(name: str, model: Any, student: Path, path: Path, *, tensors_a_file: int = 0) -> None:
     """Write a model under the names that the gguf library has for those of transformers, matrices in fp16."""
-    config, tokenizer = model.config, json.loads((student / "tokenizer.json").read_text())
-    tokens = [token for token, _ in sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab_size)]
+    config = model.config
     writer = GGUFWriter(path, name, split_max_tensors=tensors_a_file)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
-    writer.add_rope_freq_base(rope["rope_theta"])
+    add_facts(writer, config.to_dict(), student)
     if "head_dim" in MODELS[name][2]:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -94,13 +83,6 @@ def write_gguf(name: str, model: Any, student: Path, path: Path, *, tensors_a_fi
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
-    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
     architecture = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for parameter_name, parameter in model.named_parameters():
