@@ -40,6 +40,7 @@ from transformers import (
 
 from distill.training.interrupts import heard_in_backward, postponed_interrupt
 from toolkit.errors import InputError
+from toolkit.machine.allocator import give_freed_memory_back
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
 from toolkit.progress import Progress, duration
@@ -66,6 +67,9 @@ MORE = (
 MORE_BY_LAYER = ("max_violation_by_layer",)
 SAMPLED = "sampled/"
 """The prefix of what reinforcement measures on its samples."""
+UPDATES_A_TRIM = 4
+"""Updates between which memory that was freed is kept. Batches of other lengths leave holes that the next cannot use,
+so that a process takes twice its memory after some hundred updates if it never gives them back."""
 COUNTED_ROWS = 1000
 
 Value = TypeVar("Value")
@@ -148,6 +152,8 @@ class TrainingJournal(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
+        if state.global_step % UPDATES_A_TRIM == 0:
+            give_freed_memory_back()
         if self._progress:
             self._progress.advance()
         control.should_log |= state.global_step == state.max_steps  # the last line is the run's summary
