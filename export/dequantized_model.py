@@ -21,15 +21,13 @@ from torch import Tensor
 
 from export.checkpoint.model_config import read_model_config
 from export.checkpoint.quantized_formats import FORMATS, MARKS, check_format
-from export.checkpoint.safetensors_file import INDEX, SINGLE
-from export.checkpoint.tensors import tensor_shapes
+from export.checkpoint.safetensors_file import INDEX
+from export.checkpoint.tensors import read_headers, tensor_shapes
 from toolkit.errors import InputError
-from toolkit.field_types import check_type
 from toolkit.machine.user_folders import cached_model_folder
 from toolkit.progress import Progress
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
-from toolkit.sources.safetensors_header import read_header
 from toolkit.terminal import listed, say
 
 SHARD_BYTES = 2**30
@@ -108,7 +106,8 @@ def _shards(tensors: Iterator[tuple[str, Tensor]], expected: Collection[str]) ->
 
 def _floats(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of the float model by name."""
-    files = _files(folder)
+    stored, _ = read_headers(folder)
+    files = {name: rows.path for name, rows in stored.items()}
     quantized = {
         name.removesuffix(mark).removesuffix(".") for name in files for mark in MARKS if name.endswith(f".{mark}")
     }
@@ -135,22 +134,6 @@ def _module(name: str, quantized: Collection[str]) -> str:
     parts = name.split(".")
     found = (".".join(parts[:i]) for i in range(len(parts) - 1, 0, -1))
     return next((module for module in found if module in quantized), "")
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the file that holds each tensor."""
-    if (folder / SINGLE).is_file():
-        return dict.fromkeys(read_header(folder / SINGLE), folder / SINGLE)
-    if not (folder / INDEX).is_file():
-        raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}; fetch them")
-    weight_map: Any = read_object(folder / INDEX).get("weight_map")
-    check_type(weight_map, dict[str, str], f"weight_map in {folder / INDEX}")
-    files = {name: folder / Path(file).name for name, file in weight_map.items()}
-    held = {path: read_header(path).keys() for path in sorted(set(files.values()))}
-    for name, path in files.items():
-        if name not in held[path]:
-            raise InputError(f"{path} lacks {name}, which {INDEX} says is there; get the checkpoint again")
-    return files
 
 
 def _read(path: Path, name: str) -> Tensor:

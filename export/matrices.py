@@ -44,10 +44,14 @@ def write_parts(
     checkpoint: Checkpoint,
     method: Method,
     chosen: Mapping[str, Layout],
+    norms: Mapping[str, Floats],
     texts: Sequence[CalibrationText],
     writer: ModelWriter,
 ) -> None:
-    """Write the embedding, each layer and the head, except for those that an earlier run has finished."""
+    """Write the embedding, each layer and the head, except for those that an earlier run has finished.
+
+    `norms`: the checkpoint's `vectors`.
+    """
     journal = writer.journal
     layers = [_layer(layer) for layer in range(checkpoint.config.num_hidden_layers)]
     left = [EMBEDDING, *layers, *([LM_HEAD] if LM_HEAD in chosen else [])][len(journal.finished) :]
@@ -55,9 +59,7 @@ def write_parts(
     if left and method != "nearest":
         ids = [text.ids for text in texts]
         done = sum(layer not in left for layer in layers)
-        stream = CalibrationStream(
-            checkpoint, ids, vectors(checkpoint), chosen[EMBEDDING], method, journal.folder, layers=done
-        )
+        stream = CalibrationStream(checkpoint, ids, norms, chosen[EMBEDDING], method, journal.folder, layers=done)
     for part in left:
         if stream is None or part == EMBEDDING:
             for name in [f"{part}.{module}.weight" for module in MATRICES] if part in layers else [part]:

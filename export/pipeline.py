@@ -142,7 +142,7 @@ def _write_model(
             journal,
             lambda part: progress.advance(sizes[part], note=_shown(part)),
         )
-        write_parts(checkpoint, config.method, chosen, texts.calibration, writer)
+        write_parts(checkpoint, config.method, chosen, norms, texts.calibration, writer)
     if config.recovery != "none":
         recovered, measured["recovery"] = _recover(source, texts, folder, journal)
         norms |= recovered

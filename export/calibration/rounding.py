@@ -78,9 +78,9 @@ def importance(inputs: Iterable[Batch]) -> Tensor:
     return total_K / count
 
 
-def round_linear(linear: nn.Module, inputs: Iterable[Batch], layout: Layout, method: Calibrated) -> QuantizedWeight:
+def round_linear(linear: nn.Linear, inputs: Iterable[Batch], layout: Layout, method: Calibrated) -> QuantizedWeight:
     """Quantize a linear layer's matrix, and put the rounded weights into the layer."""
-    weight_NK: Tensor = linear.weight  # type: ignore[assignment]
+    weight_NK = linear.weight
     if method == "searched":
         quantized = _searched(weight_NK, importance(inputs), layout)
     else:

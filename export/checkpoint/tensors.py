@@ -44,7 +44,7 @@ class Checkpoint:
         self.folder = folder
         config = read_model_config(folder)
         self.adapter = Adapter(adapter) if adapter else None
-        self._stored, self._repeated = _read_headers(folder)
+        self._stored, self._repeated = read_headers(folder)
         self.config = self._as_tied_as_stored(config)
         self.is_untied = config.tie_word_embeddings and not self.config.tie_word_embeddings
         """Whether the files hold two matrices although config.json says that they are tied."""
@@ -219,7 +219,7 @@ def checkpoint_names(config: ModelConfig, name: str) -> list[str]:
     return [name]
 
 
-def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
+def read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
     """Find every tensor by name in the file that the index names; returns also the names that several files hold."""
     index = folder / INDEX
     if (folder / SINGLE).is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.source import Source
+from export.runtime.model_shape import GENAI_CONFIG
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores
@@ -49,7 +50,7 @@ def write_package(source: Source, folder: Path) -> None:
     eos_token_ids = sorted(chat_format.stop_ids)
     if not (folder / "generation_config.json").is_file():
         _write_json(folder / "generation_config.json", {"eos_token_id": eos_token_ids})
-    _write_json(folder / "genai_config.json", genai_config(config, eos_token_ids))
+    _write_json(folder / GENAI_CONFIG, genai_config(config, eos_token_ids))
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
