@@ -9,9 +9,10 @@
     rl           verified, then reinforcement on verified answers
 
 Each training is a command in a process of its own with one thread. How many updates it makes is set so that it takes
-the processor seconds asked for: short trainings before, of two lengths, tell what an update of each stage takes. What
-was taken is in the table. Students answer the held-out problems of the demo's families, and of the same families one
-size harder, which nobody is trained on. The teacher's traces are collected before and not counted.
+the processor seconds asked for: short trainings before, of two lengths, as many at once as later, tell what an update
+of each stage takes. What was taken is in the table. Students answer the held-out problems of the demo's families, and
+of the same families one size harder, which nobody is trained on. The teacher's traces are collected before and not
+counted.
 
 Finished commands are not run again.
 """
@@ -42,8 +43,10 @@ PER_FAMILY_A_SECOND = 0.75
 """Problems of each family that the teacher answers, a processor second of a training: more than it takes."""
 SUPERVISED_SHARE = 0.6
 """Of the seconds of a way with a second stage."""
-SHORT, LONGER = 4, 12
+SHORT, LONGER = 4, 24
 """Supervised updates of the trainings that tell what one takes."""
+FEW, MORE = 1, 4
+"""The same of a second stage."""
 HARDER: Mapping[str, Mapping[str, object]] = {
     "chain_sum": {"min_terms": 5, "max_terms": 6},
     "simple_equations": {"max_value": 20},
@@ -64,9 +67,9 @@ class Way:
     keep: str = "verified"
     first: tuple[str, ...] = ()
     second: tuple[str, ...] = ()
+    """Of the stage after supervised learning from verified traces."""
     updates: str = ""
     """The recipe's key of the second stage's updates."""
-    probed: tuple[int, int] = (0, 0)
 
 
 WAYS = {
@@ -77,13 +80,11 @@ WAYS = {
         title="verified, then on policy",
         second=("--logits", "on-policy", "--set", "logits.rollouts=16"),
         updates="logits.updates",
-        probed=(1, 3),
     ),
     "rl": Way(
         title="verified, then reinforcement",
         second=("--set", "rl.problems=8", "--set", "rl.samples=4", "--set", "rl.max_new_tokens=160"),
         updates="rl.updates",
-        probed=(1, 3),
     ),
 }
 
@@ -105,21 +106,25 @@ class Bench:
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
 
+    def probe(self, way: str) -> list[tuple[str, int, int]]:
+        """Return the short trainings that tell what the stages of a way take: each a way and updates of its stages."""
+        if WAYS[way].second:
+            return [*self.probe("verified"), (way, SHORT, FEW), (way, SHORT, MORE)]
+        return [(way, SHORT, 0), (way, LONGER, 0)]
+
+    def probed(self, way: str, updates: int, second: int) -> float:
+        return self._trained(f"probe-{way}-{updates}-{second}", way, 0, updates, second)
+
     def costs(self, way: str) -> tuple[Cost, Cost | None]:
-        """Measure what the stages of a way take."""
-        short, longer = (self._probe(way, "", updates, 0) for updates in (SHORT, LONGER))
+        """Return what the stages of a way take."""
+        short, longer, *seconds = (self.probed(*probe) for probe in self.probe(way))
         update_s = (longer - short) / (LONGER - SHORT)
         first = Cost(start_s=short - SHORT * update_s, update_s=update_s)
-        if not WAYS[way].second:
+        if not seconds:
             return first, None
-        few, more = WAYS[way].probed
-        few_s, more_s = (self._probe(way, "-second", SHORT, updates) for updates in WAYS[way].probed)
-        update_s = (more_s - few_s) / (more - few)
-        return first, Cost(start_s=few_s - short - few * update_s, update_s=update_s)
-
-    def _probe(self, way: str, stage: str, updates: int, second: int) -> float:
-        name = f"probe-{way}{stage}-{updates}-{second}"
-        return self._trained(name, way, 0, updates, second)
+        few, more = seconds
+        update_s = (more - few) / (MORE - FEW)
+        return first, Cost(start_s=few - short - FEW * update_s, update_s=update_s)
 
     def train(self, way: str, seed: int) -> tuple[Path, float]:
         """Train a student and return its folder and the processor seconds."""
@@ -203,8 +208,9 @@ def main(arguments: list[str] | None = None) -> None:
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(bench.all_of if "all" in options.ways else bench.traces, options.seeds))
     bench.harder()
-    for way in options.ways:
-        bench.costs(way)
+    probes = dict.fromkeys(probe for way in options.ways for probe in bench.probe(way))
+    with ThreadPoolExecutor(options.at_once) as pool:
+        list(pool.map(lambda probe: bench.probed(*probe), probes))
 
     def measured(way: str, seed: int) -> tuple[float, list[float], list[float]]:
         folder, seconds = bench.train(way, seed)
