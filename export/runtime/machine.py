@@ -12,12 +12,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from toolkit.machine.processor import instructions
 from toolkit.runs import folder_digest
 
 CPU_FACTS = Path("/proc/cpuinfo")
 NAMED = ("model name", "flags", "Features", "CPU part")
 """Lines of `CPU_FACTS` that decide which kernels run, on x86 and on ARM."""
-TELLING_FLAGS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def machine_key(folder: Path, *facts: str | int) -> str:
@@ -28,12 +28,9 @@ def machine_key(folder: Path, *facts: str | int) -> str:
 
 def processor_name() -> str:
     """Name the processor for a table, with the instructions that decide which kernels run."""
-    facts = {
-        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _processor().splitlines())
-    }
-    flags = facts.get("flags", "").split()
-    known = [flag for flag in TELLING_FLAGS if flag in flags]
-    return f"{facts.get('model name') or platform.processor() or platform.machine()} ({', '.join(known) or 'no AVX2'})"
+    names = (line.partition(":")[2].strip() for line in _processor().splitlines() if line.startswith("model name"))
+    name = next(names, "") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(instructions()) or 'no instructions for int8'})"
 
 
 def _processor() -> str:

@@ -1,13 +1,16 @@
-"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: checks that an exported folder gives the same logits on
-arm64 as here.
+"""Checks what nothing but an arm64 processor can run, with qemu-user.
 
-On Debian, its arm64 Python and the index's arm64 wheels are unpacked into a folder and run there by qemu-user. Nothing
-is installed. It takes minutes and a network, so no test does it.
+    python -m tests.export.aarch64 [--home runs/aarch64] [-k PRODUCTS]     our kernels, with the tests of those here
+    python -m tests.export.aarch64 DIR                                     an exported folder gives the same logits there
+
+On Debian, its arm64 Python, the index's arm64 wheels and our own are unpacked into a folder and run there. Nothing is
+installed. It takes minutes and a network, so no test does it.
 
     home/
     ├── apt/    packages and their lists
     ├── root/   what is in them, and an arm64 processor's `/proc/cpuinfo`, without which onnxruntime does not start
-    └── site/   wheels
+    ├── site/   wheels
+    └── ours/   our own wheel, from the sources as they are
 
 Shapes: T steps, V vocabulary.
 """
@@ -16,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +35,24 @@ REQUIREMENTS = (
     "filelock",
     "httpx2",
     "huggingface_hub",
+    "hypothesis",
     "jinja2",
     "numpy",
+    "onnx",
     "onnxruntime",
     "platformdirs",
     "psutil",
+    "pytest",
     "tokenizers",
 )
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+PLATFORM = "manylinux_2_28_aarch64"
+PLATFORMS = (PLATFORM, "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 CPU_FACTS = "processor : 0\nFeatures : fp asimd aes atomics asimdhp asimddp\nCPU implementer : 0x41\nCPU part : 0xd0b\n"
-"""Of a Cortex-A76, which a Raspberry Pi 5 has."""
+"""Of a Cortex-A76, which a Raspberry Pi 5 has; onnxruntime reads them. What our kernels ask is qemu's own answer."""
+EVERY_INSTRUCTION = ("-cpu", "max")
+TESTS = ROOT / "tests/export/test_kernels.py"
+NOT_THERE = "not environment"
+"""Tests that start this Python again, which only qemu can start."""
 MOST_KL = 1e-4
 DECODE = """
 import sys
@@ -85,14 +98,49 @@ def prepare(home: Path) -> list[str | Path]:
         platforms = [word for name in PLATFORMS for word in ("--platform", name)]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version", version]
         _run(*pip, *platforms, "--target", site, "-c", ROOT / "constraints.txt", *REQUIREMENTS)
-    return [root / "usr/bin/qemu-aarch64-static", "-L", root, python, "-S"]
+    _unpack_ours(home)
+    return [root / "usr/bin/qemu-aarch64-static", *EVERY_INSTRUCTION, "-L", root, python, "-S"]
+
+
+def _unpack_ours(home: Path) -> None:
+    """Build our wheel for arm64 and unpack it."""
+    for name in ("wheel", "ours"):
+        shutil.rmtree(home / name, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", home / "wheel", ROOT]
+    subprocess.run(pip, env=os.environ | {"TOOLKIT_WHEEL": PLATFORM}, check=True)
+    [wheel] = (home / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(home / "ours")
+
+
+def run_kernel_tests(python: Sequence[str | Path], home: Path, chosen: str) -> int:
+    """Run the tests of our kernels and return pytest's exit code."""
+    select = f"{NOT_THERE} and ({chosen})" if chosen else NOT_THERE
+    options = [
+        "--noconftest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        home,
+        "--import-mode",
+        "importlib",
+        "-p",
+        "no:cacheprovider",
+    ]
+    program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [*python, "-P", "-c", program, TESTS, *options, "-q", "-k", select]
+    return subprocess.run(command, env=_environment(home, ROOT), cwd=home, check=False).returncode
+
+
+def _environment(home: Path, *further: Path) -> dict[str, str]:
+    paths = (home / "ours", home / "site", *further)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
 def decode(
-    python: Sequence[str | Path], folder: Path, cache: str, path: Path, packages: Sequence[Path]
+    python: Sequence[str | Path], folder: Path, cache: str, path: Path, environment: Mapping[str, str]
 ) -> NDArray[np.float64]:
     """Return logits_TV at the end of a prompt and after each step."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *packages)))}
     subprocess.run([*python, "-c", DECODE, folder, cache, path], env=environment, check=True)
     logits_TV: NDArray[np.float64] = np.load(path).astype(np.float64)
     return logits_TV
@@ -100,15 +148,19 @@ def decode(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.export.aarch64", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="an exported folder; default: the kernels")
+    parser.add_argument("-k", dest="chosen", default="", help="of the kernels' tests, as pytest's -k")
     parser.add_argument("--home", type=Path, default=Path("runs/aarch64"), help="default: %(default)s")
     options = parser.parse_args()
-    home, folder = options.home.absolute(), options.folder.absolute()
+    home = options.home.absolute()
     there = prepare(home)
-    is_close = True
+    if options.folder is None:
+        sys.exit(run_kernel_tests(there, home, options.chosen))
+    folder, is_close = options.folder.absolute(), True
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
     for cache in ("exact", *(["int8"] if (folder / "model.int8-cache.onnx").is_file() else [])):
-        ours_TV = _log_softmax(decode([sys.executable], folder, cache, home / "here.npy", ()))
-        theirs_TV = _log_softmax(decode(there, folder, cache, home / "there.npy", [home / "site"]))
+        ours_TV = _log_softmax(decode([sys.executable], folder, cache, home / "here.npy", here))
+        theirs_TV = _log_softmax(decode(there, folder, cache, home / "there.npy", _environment(home)))
         kl = float((np.exp(ours_TV) * (ours_TV - theirs_TV)).sum(-1).mean())
         same = float((ours_TV.argmax(-1) == theirs_TV.argmax(-1)).mean())
         print(f"{cache} keys and values: mean KL {kl:.1e} (at most {MOST_KL:.0e}), same first choice {same:.1%}")

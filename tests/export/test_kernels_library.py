@@ -86,8 +86,9 @@ def test_kernels_that_were_not_compiled_are_an_error(wanted: str, monkeypatch: p
     ("machine", "processor", "compiled", "here", "why"),
     [
         ("x86_64", [], "kernels.so", (SCALAR,), "ours need AVX2, which this processor lacks"),
-        ("aarch64", ["asimddp"], "kernels.so", (SCALAR,), "ours need AVX2, which this processor lacks"),
-        ("aarch64", [], "", (), "ours need AVX2, which this processor lacks"),
+        ("aarch64", [], "kernels.so", (SCALAR,), "ours need dot products (asimddp), which this processor lacks"),
+        ("ARM64", [], "", (), "ours were not compiled when this was installed"),
+        ("riscv64", [], "kernels.so", (SCALAR,), "ours are for x86-64 and arm64, not for riscv64"),
         ("x86_64", ["avx2"], "", (), "ours were not compiled when this was installed; install a C compiler"),
         ("AMD64", [], "", (), "ours were not compiled when this was installed"),
         ("x86_64", ["avx512_vnni"], "kernels.so", (), "ours were compiled for another system or processor"),

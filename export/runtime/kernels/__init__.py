@@ -12,14 +12,16 @@ Each instruction set has a folder, which implements `products.h` and `attention.
     avx512vnni/              for x86 processors with AVX-512 VNNI
     avxvnni/                 for those with AVX-VNNI, in the vectors of avx2/
     avx2/                    for those with AVX2
+    i8mm/                    for Arm processors with I8MM, in the vectors of neon/
+    neon/                    for those with NEON's dot products
     scalar/                  plain C: the reference that tests compare the others with
     loops/                   the algorithms of all but the last, written once over `vectors.h` and `sums.h` of a set
 
 A set defines its vectors (`vectors.h`: loads, stores, conversions) and how products of codes are added up (`sums.h`;
-where one instruction adds four products of bytes to 32 bits, `loops/dot_sums.h` does the rest), and its two C files
-include the loops. A new one takes a folder, a line in `instruction_sets.h`, in `library.c`, in `library.py` and in
-`attention.h` and `products.h`, and its files in `pyproject.toml`. Each function carries its instructions as an
-attribute (`KERNEL`), so that all files are compiled with the same flags.
+where one instruction adds four products of bytes to 32 bits, `loops/dot_sums.h` and `loops/dot_tiles.h` do the rest),
+and its two C files include the loops. A new one takes a folder, a line in `instruction_sets.h`, in `library.c`, in
+`library.py` and in `attention.h` and `products.h`, and its files in `pyproject.toml`. Each function carries its
+instructions as an attribute (`KERNEL`), so that all files are compiled with the same flags.
 
 The library is compiled when the project is installed. Without a compiler or a processor that has one of the sets,
 sessions run onnxruntime's kernels on the same files; `TOOLKIT_KERNELS` chooses by name.

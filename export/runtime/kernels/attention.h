@@ -36,6 +36,7 @@ typedef struct {
     void (*attend)(const Attention *attention, int64_t row, int64_t begin, int64_t end);
 } Attending;
 
-extern const Attending AVX512VNNI_ATTENDING, AVXVNNI_ATTENDING, AVX2_ATTENDING, SCALAR_ATTENDING;
+extern const Attending AVX512VNNI_ATTENDING, AVXVNNI_ATTENDING, AVX2_ATTENDING, I8MM_ATTENDING, NEON_ATTENDING,
+                       SCALAR_ATTENDING;
 
 #endif

@@ -11,4 +11,11 @@
 #endif
 #endif
 
+#if defined(__aarch64__)
+#define HAS_NEON
+#if (defined(__clang__) && __clang_major__ >= 11) || (!defined(__clang__) && __GNUC__ >= 10)
+#define HAS_I8MM
+#endif
+#endif
+
 #endif

@@ -67,6 +67,12 @@ static const Kernels ALL[] = {
 #ifdef HAS_AVX2
     {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING},
 #endif
+#ifdef HAS_I8MM
+    {"i8mm", has_i8mm, &I8MM_PRODUCTS, &I8MM_ATTENDING},
+#endif
+#ifdef HAS_NEON
+    {"neon", has_neon, &NEON_PRODUCTS, &NEON_ATTENDING},
+#endif
     {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},
 };
 enum { SCALAR = COUNT(ALL) - 1 };

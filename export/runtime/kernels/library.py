@@ -23,10 +23,13 @@ IN_WORDS = {
     "avx512vnni": "our own, for AVX-512 VNNI",
     "avxvnni": "our own, for AVX-VNNI",
     "avx2": "our own, for AVX2",
+    "i8mm": "our own, for Arm's I8MM",
+    "neon": "our own, for NEON with dot products",
     SCALAR: "our own in plain C, very slow and for tests alone",
 }
 """The kernels of each instruction set, by the name of their folder beside this file."""
-X86 = ("x86_64", "AMD64")
+LEAST = {"x86_64": "AVX2", "amd64": "AVX2", "aarch64": "dot products (asimddp)", "arm64": "dot products (asimddp)"}
+"""What a processor must have for our kernels, by what systems call its kind; others have none."""
 THREE_BITS = b"MatMul3Bits"
 """The operator of a graph that only our kernels compute directly."""
 
@@ -91,8 +94,11 @@ def _why_not() -> str:
     """Say why onnxruntime's kernels compute everything."""
     if os.environ.get(VARIABLE):
         return f"{VARIABLE}={THEIRS} switches ours off"
-    if kernels_here() or platform.machine() not in X86:  # those in plain C run, but only if they are asked for
-        return "ours need AVX2, which this processor lacks"
+    least = LEAST.get(platform.machine().lower())
+    if least is None:
+        return f"ours are for x86-64 and arm64, not for {platform.machine()}"
+    if kernels_here():  # those in plain C run, but only if they are asked for
+        return f"ours need {least}, which this processor lacks"
     if _compiled() is None:
         remedy = "; install a C compiler, then the package again" if instructions() else ""
         return f"ours were not compiled when this was installed{remedy}"

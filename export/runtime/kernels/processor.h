@@ -43,6 +43,33 @@ static int has_avx512vnni(void) {
     return has_avx2() && keeps(OF_512_BITS_TOO) && has(AVX512F) && has(AVX512DQ) && has(AVX512BW) && has(AVX512VL) &&
            has(AVX512_VNNI);
 }
+#elif defined(__aarch64__)
+
+/* SDOT came with Armv8.2, and I8MM with Armv8.6; each system has its own question for them. */
+#if defined(__linux__)
+#include <sys/auxv.h>
+enum { ASIMDDP = 1 << 20, I8MM = 1 << 13 };     /* of AT_HWCAP, and of AT_HWCAP2 */
+static int has_neon(void) { return (getauxval(AT_HWCAP) & ASIMDDP) != 0; }
+static int has_i8mm(void) { return has_neon() && (getauxval(AT_HWCAP2) & I8MM) != 0; }
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+static int says(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return !sysctlbyname(name, &value, &size, NULL, 0) && value;
+}
+static int has_neon(void) { return says("hw.optional.arm.FEAT_DotProd"); }
+static int has_i8mm(void) { return has_neon() && says("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(_WIN32)
+#include <windows.h>
+enum { DOT_PRODUCTS = 43, I8MM = 66 };          /* PF_ARM_V82_DP_…, PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */
+static int has_neon(void) { return IsProcessorFeaturePresent(DOT_PRODUCTS); }
+static int has_i8mm(void) { return has_neon() && IsProcessorFeaturePresent(I8MM); }
+#else
+static int has_neon(void) { return 0; }
+static int has_i8mm(void) { return 0; }
+#endif
+
 #endif
 
 #endif

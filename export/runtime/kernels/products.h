@@ -50,6 +50,7 @@ typedef struct {
     void (*multiply)(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end);
 } Products;
 
-extern const Products AVX512VNNI_PRODUCTS, AVXVNNI_PRODUCTS, AVX2_PRODUCTS, SCALAR_PRODUCTS;
+extern const Products AVX512VNNI_PRODUCTS, AVXVNNI_PRODUCTS, AVX2_PRODUCTS, I8MM_PRODUCTS, NEON_PRODUCTS,
+                      SCALAR_PRODUCTS;
 
 #endif

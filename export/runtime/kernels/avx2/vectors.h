@@ -77,7 +77,7 @@ INLINE Ints to_ints(Floats x) { return _mm256_cvtps_epi32(x); }
 INLINE Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
 
 /* Transpose 8 x 8 numbers. */
-INLINE void transpose(Ints r[VECTOR]) {
+INLINE void transpose(Bytes r[VECTOR]) {
     Ints t[VECTOR];
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
@@ -143,6 +143,10 @@ INLINE Floats spread(const float *scales, int shared) {
 }
 
 /* Codes. */
+
+/* Codes of 8 bits are multiplied as they are: instructions take unsigned ones. */
+enum { CENTER = 0 };
+INLINE Bytes centered(Bytes codes) { return codes; }
 
 INLINE Bytes all_bytes(int32_t four) { return _mm256_set1_epi32(four); }
 

@@ -25,5 +25,6 @@ INLINE Ints dot_words(Ints sum, const int8_t *codes, int64_t left, const int16_t
 }
 
 #include "../loops/dot_sums.h"
+#include "../loops/dot_tiles.h"
 
 #endif

@@ -1,5 +1,5 @@
 /* Sums of products where one instruction adds four products of bytes to a number of 32 bits. The instruction set has
-   defined it as `dot`: acc + codes * x, of unsigned codes and signed x. */
+   defined it as `dot`: acc + codes * x, of `centered` codes and signed x. */
 
 #ifndef DOT_SUMS_H
 #define DOT_SUMS_H
@@ -11,7 +11,7 @@
 typedef struct { Bytes low, high; } Codes;
 
 INLINE Codes split(Bytes codes, const int halves) {
-    return halves == 1 ? (Codes){codes, codes} : (Codes){low_nibbles(codes), high_nibbles(codes)};
+    return halves == 1 ? (Codes){centered(codes), codes} : (Codes){low_nibbles(codes), high_nibbles(codes)};
 }
 
 /* The sums of one block. */
@@ -25,19 +25,6 @@ INLINE Sums add_products(Sums acc, Codes codes, const int8_t *x, const int halve
     Bytes one = load_bytes(x), other = load_bytes(x + BYTES);
     acc = dot(acc, codes.low, one);
     return halves == 2 ? dot(acc, codes.high, other) : acc;
-}
-
-/* Multiply two vectors of a panel's columns by rows of A: dots[row] += codes[step] * x[step][row]. */
-INLINE void tile_products(const uint8_t *codes, int64_t steps, const int planes, const int32_t *x, int64_t stride,
-                          const int rows, Ints left[], Ints right[]) {
-    (void)planes;
-    for (const uint8_t *end = codes + steps * 4 * COLUMNS; codes < end; codes += 4 * COLUMNS, x += stride) {
-        Bytes one = load_bytes(codes), other = load_bytes(codes + BYTES), all;
-        UNROLLED for (int row = 0; row < rows; row++) {
-            all = all_bytes(x[row]);
-            left[row] = dot(left[row], one, all), right[row] = dot(right[row], other, all);
-        }
-    }
 }
 
 #endif

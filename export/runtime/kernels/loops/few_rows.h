@@ -20,9 +20,11 @@ INLINE Floats load_scales(const Weight *weight, int64_t n, int64_t block) {
 
 /* Load the zero points of VECTOR blocks of a row, from `block` on. */
 INLINE Floats zero_points(const Weight *weight, int64_t n, int64_t block) {
-    if (!weight->zero_points) return all_floats((float)(1 << (weight->bits - 1)));
+    const float center = weight->bits == 8 ? (float)CENTER : 0.0f;
+    if (!weight->zero_points) return all_floats((float)(1 << (weight->bits - 1)) - center);
     int64_t count = least(weight->blocks - block, VECTOR);
-    if (weight->bits == 8) return bytes_as_floats(weight->zero_points + n * weight->blocks + block, count);
+    if (weight->bits == 8)
+        return bytes_as_floats(weight->zero_points + n * weight->blocks + block, count) - all_floats(center);
     const int64_t row = (weight->blocks + 1) / 2;
     const uint8_t *at = weight->zero_points + n * row + block / 2;
     __builtin_prefetch(at + ROWS_AHEAD * row);

@@ -24,6 +24,7 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
                                                   : ((const float *)weight->scales)[at];
         int zero = 1 << (weight->bits - 1);
         if (weight->zero_points && weight->bits == 8) zero = weight->zero_points[row * weight->blocks + block];
+        if (weight->bits == 8) zero -= CENTER;
         if (weight->zero_points && weight->bits < 8)
             zero = weight->zero_points[row * ((weight->blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
         panel->zeros[column] = panel->scales[column] * (float)zero;
@@ -31,7 +32,7 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
     panel->planes = weight->bits == 8 ? PLANES : 1;
     for (int part = 0; part < COLUMNS; part += VECTOR)
         for (int from = 0; from < widened; from += BYTES) {
-            Ints r[VECTOR];
+            Bytes r[VECTOR];
             int count = (widened - from >= BYTES ? BYTES : widened - from) / 4;
             for (int i = 0; i < VECTOR; i++) {
                 int64_t row = least(n + part + i, weight->N - 1);
@@ -46,7 +47,7 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
             for (int i = 0; i < count; i++) {
                 uint8_t *low = to + (i * COLUMNS + part) * 4;
                 if (weight->bits == 8 && PLANES == 1) {
-                    store_bytes(low, r[i]);
+                    store_bytes(low, centered(r[i]));
                 } else {
                     store_bytes(low, low_nibbles(r[i]));
                     store_bytes(low + apart, high_nibbles(r[i]));
