@@ -8,7 +8,7 @@ KERNELS := $(wildcard export/runtime/kernels/*.[ch] export/runtime/kernels/*/*.[
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-lesser nightly check format format-check lint types browser screenshots
+.PHONY: demo test test-lesser nightly wheels check format format-check lint types browser screenshots
 
 demo: $(VENV)/.ready
 	$(BIN)/toolkit demo
@@ -23,6 +23,10 @@ test-lesser: $(VENV)/.ready-dev browser
 # The tests with the dearest ones, which every change need not wait for.
 nightly: $(VENV)/.ready-dev browser
 	TOOLKIT_NIGHTLY=1 $(PYTEST)
+
+# A wheel for each platform, compiled here by Zig, and what is wrong with it.
+wheels: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.export.wheels dist
 
 check: format-check lint types
 

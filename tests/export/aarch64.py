@@ -1,10 +1,8 @@
-"""Checks what nothing but an arm64 processor can run, with qemu-user.
+"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: checks that an exported folder gives the same logits on
+arm64 as here. `tests.export.aarch64_kernels` checks the kernels there.
 
-    python -m tests.export.aarch64 [--home runs/aarch64] [-k PRODUCTS]     our kernels, with the tests of those here
-    python -m tests.export.aarch64 DIR                                     an exported folder gives the same logits there
-
-On Debian, its arm64 Python, the index's arm64 wheels and our own are unpacked into a folder and run there. Nothing is
-installed. It takes minutes and a network, so no test does it.
+On Debian, its arm64 Python, the index's arm64 wheels and our own are unpacked into a folder and run there by qemu-user.
+Nothing is installed. It takes minutes and a network, so no test does it.
 
     home/
     ├── apt/    packages and their lists
@@ -35,14 +33,11 @@ REQUIREMENTS = (
     "filelock",
     "httpx2",
     "huggingface_hub",
-    "hypothesis",
     "jinja2",
     "numpy",
-    "onnx",
     "onnxruntime",
     "platformdirs",
     "psutil",
-    "pytest",
     "tokenizers",
 )
 PLATFORM = "manylinux_2_28_aarch64"
@@ -50,9 +45,6 @@ PLATFORMS = (PLATFORM, "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 CPU_FACTS = "processor : 0\nFeatures : fp asimd aes atomics asimdhp asimddp\nCPU implementer : 0x41\nCPU part : 0xd0b\n"
 """Of a Cortex-A76, which a Raspberry Pi 5 has; onnxruntime reads them. What our kernels ask is qemu's own answer."""
 EVERY_INSTRUCTION = ("-cpu", "max")
-TESTS = ROOT / "tests/export/test_kernels.py"
-NOT_THERE = "not environment"
-"""Tests that start this Python again, which only qemu can start."""
 MOST_KL = 1e-4
 DECODE = """
 import sys
@@ -106,66 +98,58 @@ def _unpack_ours(home: Path) -> None:
     """Build our wheel for arm64 and unpack it."""
     for name in ("wheel", "ours"):
         shutil.rmtree(home / name, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", home / "wheel", ROOT]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        home / "wheel",
+        ROOT,
+    ]
     subprocess.run(pip, env=os.environ | {"TOOLKIT_WHEEL": PLATFORM}, check=True)
     [wheel] = (home / "wheel").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(home / "ours")
 
 
-def run_kernel_tests(python: Sequence[str | Path], home: Path, chosen: str) -> int:
-    """Run the tests of our kernels and return pytest's exit code."""
-    select = f"{NOT_THERE} and ({chosen})" if chosen else NOT_THERE
-    options = [
-        "--noconftest",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        home,
-        "--import-mode",
-        "importlib",
-        "-p",
-        "no:cacheprovider",
-    ]
-    program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    command = [*python, "-P", "-c", program, TESTS, *options, "-q", "-k", select]
-    return subprocess.run(command, env=_environment(home, ROOT), cwd=home, check=False).returncode
-
-
-def _environment(home: Path, *further: Path) -> dict[str, str]:
-    paths = (home / "ours", home / "site", *further)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of programs that use the packages there."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join((str(home / "ours"), str(home / "site")))}
 
 
 def decode(
-    python: Sequence[str | Path], folder: Path, cache: str, path: Path, environment: Mapping[str, str]
+    python: Sequence[str | Path], folder: Path, cache: str, path: Path, variables: Mapping[str, str]
 ) -> NDArray[np.float64]:
     """Return logits_TV at the end of a prompt and after each step."""
-    subprocess.run([*python, "-c", DECODE, folder, cache, path], env=environment, check=True)
+    subprocess.run([*python, "-c", DECODE, folder, cache, path], env=variables, check=True)
     logits_TV: NDArray[np.float64] = np.load(path).astype(np.float64)
     return logits_TV
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.export.aarch64", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="an exported folder; default: the kernels")
-    parser.add_argument("-k", dest="chosen", default="", help="of the kernels' tests, as pytest's -k")
-    parser.add_argument("--home", type=Path, default=Path("runs/aarch64"), help="default: %(default)s")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    add_home(parser)
     options = parser.parse_args()
-    home = options.home.absolute()
+    home, folder = options.home.absolute(), options.folder.absolute()
     there = prepare(home)
-    if options.folder is None:
-        sys.exit(run_kernel_tests(there, home, options.chosen))
-    folder, is_close = options.folder.absolute(), True
+    is_close = True
     here = os.environ | {"PYTHONPATH": str(ROOT)}
     for cache in ("exact", *(["int8"] if (folder / "model.int8-cache.onnx").is_file() else [])):
         ours_TV = _log_softmax(decode([sys.executable], folder, cache, home / "here.npy", here))
-        theirs_TV = _log_softmax(decode(there, folder, cache, home / "there.npy", _environment(home)))
+        theirs_TV = _log_softmax(decode(there, folder, cache, home / "there.npy", environment(home)))
         kl = float((np.exp(ours_TV) * (ours_TV - theirs_TV)).sum(-1).mean())
         same = float((ours_TV.argmax(-1) == theirs_TV.argmax(-1)).mean())
         print(f"{cache} keys and values: mean KL {kl:.1e} (at most {MOST_KL:.0e}), same first choice {same:.1%}")
         is_close = is_close and kl <= MOST_KL
     sys.exit(not is_close)
+
+
+def add_home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, default=Path("runs/aarch64"), help="default: %(default)s")
 
 
 def _log_softmax(logits_TV: NDArray[np.float64]) -> NDArray[np.float64]:

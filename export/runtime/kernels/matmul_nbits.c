@@ -12,7 +12,7 @@
 #include "operators.h"
 
 enum { A, CODES, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS, INPUTS };
-enum { MOST_TASKS = 64 };
+enum { MOST_TASKS = 64, ALIGNED = 64 };
 
 typedef struct {
     Api api;
@@ -95,8 +95,9 @@ static Status *compute(void *kernel, KernelContext *context) {
     int64_t width = padded_to(LINE, blocks * node->block_size), padded = padded_to(16, blocks);
     int64_t rows = padded_to(ROWS, M);
     size_t size = (size_t)(rows * (width + 2 * padded * (int64_t)sizeof(float)));
-    char *buffer = aligned_alloc(64, (size_t)padded_to(64, (int64_t)size));
-    if (!buffer) return CreateStatus(api)(FAILED, "out of memory");
+    char *memory = malloc(size + ALIGNED);          /* C's aligned_alloc is missing on Windows */
+    if (!memory) return CreateStatus(api)(FAILED, "out of memory");
+    char *buffer = memory + ALIGNED - (uintptr_t)memory % ALIGNED;
     float *floats = (float *)(buffer + rows * width);
     run.rounded = (Rounded){
         .codes = (int8_t *)buffer, .scales = floats, .sums = floats + rows * padded, .M = M, .width = width,
@@ -110,7 +111,7 @@ static Status *compute(void *kernel, KernelContext *context) {
     run.columns = padded_to(COLUMNS, pieces(node->N, least(pieces(node->N, COLUMNS), MOST_TASKS)));
     if (!status)
         status = KernelContext_ParallelFor(api)(context, multiply_task, (size_t)pieces(node->N, run.columns), 0, &run);
-    free(buffer);
+    free(memory);
     return status;
 }
 

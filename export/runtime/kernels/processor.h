@@ -61,7 +61,7 @@ static int says(const char *name) {
 static int has_neon(void) { return says("hw.optional.arm.FEAT_DotProd"); }
 static int has_i8mm(void) { return has_neon() && says("hw.optional.arm.FEAT_I8MM"); }
 #elif defined(_WIN32)
-#include <windows.h>
+__declspec(dllimport) int __stdcall IsProcessorFeaturePresent(unsigned long feature);      /* of kernel32 */
 enum { DOT_PRODUCTS = 43, I8MM = 66 };          /* PF_ARM_V82_DP_…, PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */
 static int has_neon(void) { return IsProcessorFeaturePresent(DOT_PRODUCTS); }
 static int has_i8mm(void) { return has_neon() && IsProcessorFeaturePresent(I8MM); }
