@@ -37,28 +37,7 @@ ROWS = (1, 2, 3, 5, 8, 9, 12, 23, 134)
 NEW, LENGTHS = (1, 5, FEW_TOKENS), ([0], [3], [31], [300], [640], [7, 300])
 ONE_CODE = 1.01 / 127
 """A value halfway between two codes of the cache may become either."""
-RUN = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from export.runtime.kernels.library import choose, kernels_here
-from export.runtime.session import open_session
-
-differences = {}
-for kernels in kernels_here():
-    choose(kernels)
-    for folder in sorted(Path(sys.argv[1]).iterdir()):
-        session = open_session(folder / "model.onnx", threads=2)
-        for path in sorted(folder.glob("*.npz")):
-            arrays = dict(np.load(path))
-            expected = [arrays.pop(f"expected {i}") for i in range(len(session.get_outputs()))]
-            found = session.run(None, arrays)
-            differences.setdefault(kernels, {})[f"{folder.name}/{path.stem}"] = [
-                float(np.abs(one.astype(float) - other).max() / max(np.abs(other.astype(float)).max(), 1e-30))
-                for one, other in zip(found, expected)
-            ]
-print(json.dumps(differences))
-"""
+PROGRAM = Path(__file__).with_name("aarch64_program.py")
 
 
 def write_cases(folder: Path) -> dict[str, float]:
@@ -97,7 +76,7 @@ def main() -> None:
     shutil.rmtree(cases, ignore_errors=True)
     tolerances = write_cases(cases)
     done = subprocess.run(
-        [*there, "-c", RUN, cases], env=environment(home), cwd=home, stdout=subprocess.PIPE, text=True, check=True
+        [*there, PROGRAM, cases], env=environment(home), cwd=home, stdout=subprocess.PIPE, text=True, check=True
     )
     found: dict[str, dict[str, list[float]]] = json.loads(done.stdout.splitlines()[-1])
     rows, is_close = [["kernels", "cases", "largest difference of products", "of attention", "too far"]], True

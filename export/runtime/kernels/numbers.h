@@ -17,7 +17,7 @@ static inline int64_t padded_to(int64_t piece, int64_t whole) { return pieces(wh
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll")
 #else
-#define UNROLLED _Pragma("GCC unroll 12")
+#define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
 #endif

@@ -10,6 +10,7 @@
 #include "vectors.h"
 
 enum { PLANES = 2, TILE_ROWS = 4 };         /* parts in which codes of 8 bits are multiplied, most rows of a tile */
+enum { QUADS = 1 };                         /* of a row's bytes that are multiplied at once */
 enum { MOST_SUMS = 8 };                     /* of 16 bits */
 
 /* Load int8 codes, of which `left` are there, as numbers of 16 bits, multiply them by words and add pairs to a sum. */

@@ -6,6 +6,7 @@
 #include "vectors.h"
 
 enum { PLANES = 1, TILE_ROWS = 12 };        /* parts in which codes of 8 bits are multiplied, most rows of a tile */
+enum { QUADS = 1 };                         /* of a row's bytes that are multiplied at once */
 
 /* acc + codes * x, in place. With the intrinsics, gcc 12 copies each sum at each step, which halves the speed. */
 INLINE Ints dot(Ints acc, Bytes codes, Bytes x) {

@@ -6,6 +6,7 @@
 #include "../avx2/vectors.h"
 
 enum { PLANES = 1, TILE_ROWS = 6 };         /* parts in which codes of 8 bits are multiplied, most rows of a tile */
+enum { QUADS = 1 };                         /* of a row's bytes that are multiplied at once */
 
 /* acc + codes * x, in place. The prefix asks for the form of processors without AVX-512. */
 INLINE Ints dot(Ints acc, Bytes codes, Bytes x) {

@@ -7,15 +7,18 @@
 #include "../neon/vectors.h"
 
 enum { PLANES = 1, TILE_ROWS = 12 };        /* parts in which codes of 8 bits are multiplied, most rows of a tile */
+enum { QUADS = 2 };                         /* of a row's bytes that are multiplied at once */
 
 #include "../neon/dot.h"
 
-/* Two vectors of four quads each, of one step and of the next, as two vectors of two rows of eight bytes. */
-typedef struct { int8x16_t of[2]; } Eights;
-
-INLINE Eights eights(const void *step, const void *next) {
-    const Ints one = vld1q_s32(step), other = vld1q_s32(next);
-    return (Eights){{vreinterpretq_s8_s32(vzip1q_s32(one, other)), vreinterpretq_s8_s32(vzip2q_s32(one, other))}};
+/* Reorder 4 rows of two steps of 8 bytes: r[2 * step] gets those of two rows, and r[2 * step + 1] those of the others. */
+INLINE void transpose(Bytes r[VECTOR]) {
+    int64x2_t rows[VECTOR];
+    for (int i = 0; i < VECTOR; i++) rows[i] = vreinterpretq_s64_u8(r[i]);
+    for (int i = 0; i < 2; i++) {
+        r[i] = vreinterpretq_u8_s64(vtrn1q_s64(rows[2 * i], rows[2 * i + 1]));
+        r[i + 2] = vreinterpretq_u8_s64(vtrn2q_s64(rows[2 * i], rows[2 * i + 1]));
+    }
 }
 
 /* Sums of two rows and two columns each, [row][column], as sums of each row. */
@@ -32,17 +35,11 @@ INLINE void tile_products(const uint8_t *codes, int64_t steps, const int planes,
     UNROLLED for (int pair = 0; pair < rows / 2; pair++)
         for (int columns = 0; columns < 4; columns++) sums[pair][columns] = no_ints();
     for (int64_t step = 0; step < steps; step += 2, codes += 8 * COLUMNS, x += 2 * stride) {
-        const Eights one = eights(codes, codes + 4 * COLUMNS);
-        const Eights other = eights(codes + BYTES, codes + 4 * COLUMNS + BYTES);
-        UNROLLED for (int row = 0; row < rows; row += 4) {
-            const Eights four = eights(x + row, x + stride + row);
-            UNROLLED for (int i = 0; i < 2; i++) {
-                Ints *of = sums[row / 2 + i];
-                of[0] = vmmlaq_s32(of[0], four.of[i], one.of[0]);
-                of[1] = vmmlaq_s32(of[1], four.of[i], one.of[1]);
-                of[2] = vmmlaq_s32(of[2], four.of[i], other.of[0]);
-                of[3] = vmmlaq_s32(of[3], four.of[i], other.of[1]);
-            }
+        int8x16_t of_w[4];
+        UNROLLED for (int i = 0; i < 4; i++) of_w[i] = vreinterpretq_s8_u8(load_bytes(codes + i * BYTES));
+        UNROLLED for (int pair = 0; pair < rows / 2; pair++) {
+            const int8x16_t of_a = vreinterpretq_s8_s32(vld1q_s32(x + 4 * pair));
+            UNROLLED for (int i = 0; i < 4; i++) sums[pair][i] = vmmlaq_s32(sums[pair][i], of_a, of_w[i]);
         }
     }
     UNROLLED for (int pair = 0; pair < rows / 2; pair++) {

@@ -65,7 +65,7 @@ INLINE void rows_of_large_blocks(const Weight *weight, const Rounded *rounded, f
         for (int64_t block = 0; block < weight->blocks; block++) {
             Sums acc[FEW];
             for (int m = 0; m < M; m++) acc[m] = no_sums();
-            for (int v = 0; v < vectors; v++, codes += columns * bits / 8, x += columns) {
+            UNROLLED for (int v = 0; v < vectors; v++, codes += columns * bits / 8, x += columns) {
                 if (v * BYTES % FETCHED == 0) __builtin_prefetch(codes + AHEAD);
                 const int before = columns * bits / 8 * v;
                 const Codes parts = split(bits == 3 ? widen(codes - before, v) : load_codes(codes, BYTES), halves);

@@ -5,8 +5,8 @@
 
 enum { SLAB = 11 * TILE, MOST_BLOCK = 256, PAIR = 2 * VECTOR };    /* PAIR: columns of Y that a tile computes */
 
-/* A panel: one block of COLUMNS rows of W in the order in which the processor multiplies them, [k / 4][row][4]. If it
-   multiplies codes of 8 bits in two parts, all low halves come before all high ones. */
+/* A panel: one block of COLUMNS rows of W in the order in which the processor multiplies them, [k / 4][row][4], or with
+   two QUADS [k / 8][row][8]. If it multiplies codes of 8 bits in two parts, all low halves come before all high ones. */
 typedef struct {
     uint8_t codes[MOST_BLOCK * COLUMNS * PLANES];
     float scales[COLUMNS], zeros[COLUMNS];      /* zeros: scale * zero point */
@@ -45,7 +45,7 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
             uint8_t *to = panel->codes + (int64_t)from * (weight->bits < 8 ? 2 : 1) * COLUMNS;
             const int64_t apart = (int64_t)COLUMNS * (weight->bits < 8 ? count * 4 : weight->block_size);
             for (int i = 0; i < count; i++) {
-                uint8_t *low = to + (i * COLUMNS + part) * 4;
+                uint8_t *low = to + (i / QUADS * COLUMNS + part) * QUADS * 4 + i % QUADS * BYTES;
                 if (weight->bits == 8 && PLANES == 1) {
                     store_bytes(low, centered(r[i]));
                 } else {
@@ -62,12 +62,13 @@ INLINE void add(float *total, Ints dot, Floats scale, Floats sum, const float *w
     store_floats(total, fused(to_floats(dot) * load_floats(w_scales), scale, before));
 }
 
-/* Add a panel's products to totals[row][column], of PAIR columns and some rows of A; x is [steps][stride]. */
+/* Add a panel's products to totals[row][column], of PAIR columns and some rows of A; x is [steps][stride], or with two
+   QUADS [steps / 2][2 * stride]. */
 INLINE void tile(const Panel *panel, int column, int64_t steps, const int32_t *x, int64_t stride, const float *scales,
                  const float *sums, int64_t padded, float *totals, const int rows) {
     Ints left[TILE], right[TILE];
     UNROLLED for (int row = 0; row < rows; row++) left[row] = right[row] = no_ints();
-    tile_products(panel->codes + column * 4, steps, panel->planes, x, stride, rows, left, right);
+    tile_products(panel->codes + column * QUADS * 4, steps, panel->planes, x, stride, rows, left, right);
     UNROLLED for (int row = 0; row < rows; row++) {
         Floats scale = all_floats(scales[row * padded]), sum = all_floats(sums[row * padded]);
         float *total = totals + row * COLUMNS + column;
@@ -103,13 +104,13 @@ INLINE void tiles(const Panel *panel, int64_t steps, const int32_t *x, int64_t c
         for (int column = 0; column < COLUMNS; column += PAIR) {
             float *to = totals + row * COLUMNS;
             if (TILE_ROWS >= 12 && rows == 12)
-                tile_12(panel, column, steps, x + row, count, scales, sums, padded, to);
+                tile_12(panel, column, steps, x + row * QUADS, count, scales, sums, padded, to);
             else if (TILE_ROWS >= 8 && rows == 8)
-                tile_8(panel, column, steps, x + row, count, scales, sums, padded, to);
+                tile_8(panel, column, steps, x + row * QUADS, count, scales, sums, padded, to);
             else if (TILE_ROWS == 6 && rows == 6)
-                tile_6(panel, column, steps, x + row, count, scales, sums, padded, to);
+                tile_6(panel, column, steps, x + row * QUADS, count, scales, sums, padded, to);
             else
-                tile_4(panel, column, steps, x + row, count, scales, sums, padded, to);
+                tile_4(panel, column, steps, x + row * QUADS, count, scales, sums, padded, to);
         }
 }
 

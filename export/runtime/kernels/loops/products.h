@@ -6,7 +6,7 @@
    A's codes are in the order in which W's are unpacked: with 8 bits their own; with 4 bits, in groups of columns, the
    even ones, which meet the low halves of W's bytes, before the odd ones, which meet the high halves. 3 bits are
    widened to the bytes of 4 bits on the way. Few rows are stored one after another. Of many, each TILE is stored
-   together, [width / 4][row][4]; the last has the remaining rows, and zeros up to a multiple of ROWS. */
+   together, [width / 4][row][4], or with two QUADS [width / 8][row][8]; the last has the remaining rows, and zeros up to a multiple of ROWS. */
 
 #ifndef LOOPS_PRODUCTS_H
 #define LOOPS_PRODUCTS_H

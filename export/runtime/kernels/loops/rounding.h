@@ -45,7 +45,8 @@ KERNEL static void round_rows(const Weight *weight, const float *a, Rounded *rou
         int8_t *codes = few ? tile + (m - begin) * width : one;
         round_row(weight, a + m * weight->K, codes, rounded->scales + m * padded, rounded->sums + m * padded, group);
         if (!few)
-            for (int64_t k = 0; k < width; k += 4) memcpy(tile + k * count + (m - begin) * 4, one + k, 4);
+            for (int64_t k = 0; k < width; k += QUADS * 4)
+                memcpy(tile + k * count + (m - begin) * QUADS * 4, one + k, QUADS * 4);
     }
 }
 

@@ -6,8 +6,24 @@
 #include "vectors.h"
 
 enum { PLANES = 1, TILE_ROWS = 12 };        /* parts in which codes of 8 bits are multiplied, most rows of a tile */
+enum { QUADS = 1 };                         /* of a row's bytes that are multiplied at once */
 
 #include "dot.h"
+
+/* Transpose 4 x 4 numbers of 32 bits. */
+INLINE void transpose(Bytes r[VECTOR]) {
+    Ints t[VECTOR];
+    for (int i = 0; i < VECTOR; i += 2) {
+        const Ints one = vreinterpretq_s32_u8(r[i]), other = vreinterpretq_s32_u8(r[i + 1]);
+        t[i] = vtrn1q_s32(one, other);
+        t[i + 1] = vtrn2q_s32(one, other);
+    }
+    for (int i = 0; i < 2; i++) {
+        const int64x2_t top = vreinterpretq_s64_s32(t[i]), bottom = vreinterpretq_s64_s32(t[i + 2]);
+        r[i] = vreinterpretq_u8_s64(vtrn1q_s64(top, bottom));
+        r[i + 2] = vreinterpretq_u8_s64(vtrn2q_s64(top, bottom));
+    }
+}
 
 /* Multiply two vectors of a panel's columns by rows of A: dots[row] += codes[step] * x[step][row]. */
 INLINE void tile_products(const uint8_t *codes, int64_t steps, const int planes, const int32_t *x, int64_t stride,

@@ -71,21 +71,6 @@ INLINE int32_t sum_of_ints(Ints x) { return vaddvq_s32(x); }
 INLINE Ints to_ints(Floats x) { return vcvtnq_s32_f32(x); }
 INLINE Floats to_floats(Ints x) { return vcvtq_f32_s32(x); }
 
-/* Transpose 4 x 4 numbers of 32 bits. */
-INLINE void transpose(Bytes r[VECTOR]) {
-    Ints t[VECTOR];
-    for (int i = 0; i < VECTOR; i += 2) {
-        const Ints one = vreinterpretq_s32_u8(r[i]), other = vreinterpretq_s32_u8(r[i + 1]);
-        t[i] = vtrn1q_s32(one, other);
-        t[i + 1] = vtrn2q_s32(one, other);
-    }
-    for (int i = 0; i < 2; i++) {
-        const int64x2_t top = vreinterpretq_s64_s32(t[i]), bottom = vreinterpretq_s64_s32(t[i + 2]);
-        r[i] = vreinterpretq_u8_s64(vtrn1q_s64(top, bottom));
-        r[i + 2] = vreinterpretq_u8_s64(vtrn2q_s64(top, bottom));
-    }
-}
-
 /* The sums of each vector's lanes. */
 INLINE Ints sums_of_each(Ints r[VECTOR]) { return vpaddq_s32(vpaddq_s32(r[0], r[1]), vpaddq_s32(r[2], r[3])); }
 
