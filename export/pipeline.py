@@ -74,21 +74,14 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         check_recovery(checkpoint.config)
     if config.bounds or config.recovery != "none" or config.is_sized:
         check_loads(checkpoint.folder)
-    chosen = layouts(
-        checkpoint.config,
-        bits=config.bits,
-        block_size=config.block_size,
-        head_bits=config.head_bits,
-        has_own_head=config.has_own_head and not config.is_sized,
-        narrow=() if config.is_sized else config.narrow,
-    )
+    chosen = chosen_layouts(checkpoint, config)
     _check_memory(checkpoint, config)
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
         runs.say_done(config.out)
         write_export_card(config.out, config.source)
         return runs.read_manifest(config.out) or {}
-    texts = _read_texts(source, config)
+    texts = texts_of(source, config)
     folder = runs.partial_folder(config.out, stage)
     try:
         journal = ResumeLog(folder)
@@ -186,7 +179,7 @@ def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, j
         return read_records(kept, Choice)
     trial = journal.folder / "trial"
     trial.mkdir(exist_ok=True)
-    room = config.max_bytes or int(config.bits_per_weight * _parameters(source.checkpoint) / 8)
+    room = config.max_bytes or int(config.bits_per_weight * parameter_count(source.checkpoint) / 8)
     is_needed_later = config.bounds or config.recovery != "none"
     choices = allocate(source if is_needed_later else replace(source), texts.calibration, room, trial)
     shutil.rmtree(trial)
@@ -208,7 +201,20 @@ def _compared(
     return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats)
 
 
-def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
+def chosen_layouts(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Layout]:
+    """Assign a layout to each stored matrix; a size that is asked for replaces it by what its measurements choose."""
+    return layouts(
+        checkpoint.config,
+        bits=config.bits,
+        block_size=config.block_size,
+        head_bits=config.head_bits,
+        has_own_head=config.has_own_head and not config.is_sized,
+        narrow=() if config.is_sized else config.narrow,
+    )
+
+
+def texts_of(source: Source, config: ExportConfig) -> CalibrationTexts:
+    """Read the texts that an export calibrates on, recovers on and is compared on."""
     if config.calibration is None:
         return CalibrationTexts(calibration=[], further=[], held_out=[])
     return read_texts(
@@ -222,7 +228,7 @@ def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
     """Check that the float model fits the memory for the gate, and two for recovery; rounding itself needs none."""
-    model_bytes = 4 * _parameters(checkpoint)
+    model_bytes = 4 * parameter_count(checkpoint)
     available = memory().available_bytes
     if config.recovery != "none" and 2 * model_bytes > available:
         raise InputError(
@@ -250,7 +256,7 @@ def _stage(config: ExportConfig) -> runs.Stage:
 
 
 def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[str, Any]:
-    parameters = _parameters(checkpoint)
+    parameters = parameter_count(checkpoint)
     size_bytes = runs.folder_bytes(folder)
     read_at_each_step = [w.step_bytes for name, w in weights.items() if name != EMBEDDING or LM_HEAD not in weights]
     return {
@@ -261,5 +267,6 @@ def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[st
     }
 
 
-def _parameters(checkpoint: Checkpoint) -> int:
+def parameter_count(checkpoint: Checkpoint) -> int:
+    """Count the weights of a checkpoint."""
     return sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())

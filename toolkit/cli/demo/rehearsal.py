@@ -30,8 +30,8 @@ from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.matrices import part_bytes, vectors
+from export.pipeline import chosen_layouts
 from export.presets import int4_config
-from export.quantization.layout import layouts
 from toolkit.figures.ledger import TRACES
 from toolkit.figures.recipe import Rates
 from toolkit.formats.chat_format import ChatFormat
@@ -186,14 +186,7 @@ def _finished_at() -> float:
 def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[str, float]:
     """Time rounding one layer on few texts and on more, and scale it up to all weights that are rounded."""
     checkpoint, config = Checkpoint(student, None), int4_config(student, folder / "int4", calibration=folder)
-    chosen = layouts(
-        checkpoint.config,
-        bits=config.bits,
-        block_size=config.block_size,
-        head_bits=config.head_bits,
-        has_own_head=config.has_own_head,
-    )
-
+    chosen = chosen_layouts(checkpoint, config)
     norms = vectors(checkpoint)
 
     def layer_s(count: int) -> float:

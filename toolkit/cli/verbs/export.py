@@ -76,6 +76,11 @@ def add_export(add: AddCommand) -> None:
         "skip the comparison with the float model, which takes minutes and that model's memory; the quality is then "
         "unknown, and toolkit verify cannot check the folder",
     )
+    add_flag(
+        parser,
+        "--plan",
+        "only say what it takes here: minutes and memory by part, from one measured layer, and the size of the weights",
+    )
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
 
 
@@ -109,6 +114,11 @@ def export(options: Options) -> Result:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
+    if options.plan:
+        from export.planning import plan_export
+
+        plan = plan_export(config)
+        return Result(facts=plan.to_dict(), text=plan.text())
     if config.narrow and not config.is_sized and kernels_library() is None:
         say(f"export: our kernels do not run here, so the three bits of --fast {WIDENED}")
     manifest = export_model(config)
