@@ -13,7 +13,7 @@ A value comes from, the last one counting: the base, the file, `--set`, an optio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -24,7 +24,7 @@ from distill.logits.logits_config import LogitsConfig
 from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
 from distill.recipes.yaml_file import read_mapping, text_of
 from distill.reinforcement.rl_config import RlConfig
-from distill.training.train_config import DEFAULTS, TrainConfig
+from distill.training.train_config import DEFAULTS, UNREAD, TrainConfig
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, Share, Within
 
@@ -167,10 +167,24 @@ def resolve_recipe(
         values = {key: value for key, value in values.items() if not key.startswith("logits.")}
     if reinforced or any(key.startswith("rl.") for key in values | over):
         values = {f"rl.{key}": value for key, value in vars(RlConfig()).items()} | values
+    _check_use(values | over, chosen | set(over), lora)
     if lora and not (values | over)["train.lora_rank"]:
         values |= {"train.lora_rank": LORA_RANK}
         values |= {key: LORA_FACTOR * values[key] for key in RATES if key in values}
     return Resolved(recipe=_built(values | over), chosen=frozenset(chosen | set(over)))
+
+
+def _check_use(values: Flat, chosen: Collection[str], lora: bool) -> None:
+    """Refuse what was chosen and would have no effect."""
+    if lora and "train.lora_rank" in chosen and values["train.lora_rank"] == 0:
+        raise InputError("--lora trains adapters, and train.lora_rank (0) none; leave one of them out")
+    optimizer = values.get("train.optimizer")
+    for name in UNREAD.get(str(optimizer), ()):
+        value = values[f"train.{name}"]
+        if f"train.{name}" in chosen and value != getattr(shipped_recipe().train, name):  # a run's own recipe has all
+            raise InputError(
+                f"train.{name} ({value}) has no effect with the optimizer {optimizer}; choose adamw, or leave it out"
+            )
 
 
 @cache

@@ -6,7 +6,7 @@ call each field: docs/reference/knobs.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
@@ -152,6 +152,8 @@ class TrainConfig:
 DEFAULTS: Mapping[str, Any] = {
     field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING
 }
+UNREAD: Mapping[str, Sequence[str]] = {"adafactor": ("beta1", "beta2"), "sgd": ("beta2",)}
+"""What an optimizer has no use for, of the values that every recipe has."""
 WITHOUT = {
     "lora": "without adapters; set train.lora_rank, or leave it out",
     "min": "with the schedule constant; choose another train.schedule, or leave it out",

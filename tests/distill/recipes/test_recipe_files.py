@@ -90,6 +90,14 @@ def written(folder: Path, text: str) -> str:
         ("train: {decay_share: 0.5}", r"has no effect without the schedule wsd"),
         ("train: {schedule: constant, min_lr_share: 0.1}", r"has no effect with the schedule constant"),
         ("train: {optimizer: sgd, epsilon: 1.0e-6}", r"has no effect with this optimizer"),
+        (
+            "train: {optimizer: sgd, beta2: 0.9}",
+            r"train\.beta2 \(0\.9\) has no effect with the optimizer sgd; choose adamw",
+        ),
+        (
+            "train: {optimizer: adafactor, beta1: 0.8}",
+            r"train\.beta1 \(0\.8\) has no effect with the optimizer adafactor",
+        ),
         ("train: {max_updates: 5, warmup_steps: 9}", r"warmup_steps \(9\) must be at most train\.max_updates \(5\)"),
     ],
 )
@@ -161,6 +169,8 @@ def test_adapters_want_five_times_the_rate_unless_one_is_given(tmp_path: Path) -
     made = resolve_recipe("r1-distill-7b", lora=True).recipe.train
     assert made.lora_rank == 32 and made.learning_rate == pytest.approx(4e-4)
     assert resolve_recipe("demo", ["train.learning_rate=1e-3"], lora=True).recipe.train.learning_rate == 1e-3
+    with pytest.raises(InputError, match=r"--lora trains adapters, and train\.lora_rank \(0\) none"):
+        resolve_recipe("demo", ["train.lora_rank=0"], lora=True)
     kept = resolve_recipe("gpu-24gb", lora=True).recipe.train  # trains adapters already
     assert kept == shipped_recipe("gpu-24gb").train
 
@@ -168,7 +178,9 @@ def test_adapters_want_five_times_the_rate_unless_one_is_given(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["demo", "r1-distill-14b", "gpu-8gb"])
 def test_a_complete_recipe_is_read_back_as_it_was_written(name: str, tmp_path: Path) -> None:
     config = configured(shipped_recipe(name))
-    config = replace(config, problems=Path("mine.jsonl"), train=replace(config.train, learning_rate=1e-05))
+    config = replace(
+        config, problems=Path("mine.jsonl"), train=replace(config.train, learning_rate=1e-05, optimizer="adafactor")
+    )
     again = resolve_recipe(written(tmp_path, recipe_text(_recipe_of(config))))
     assert configured(again.recipe) == config
     assert again.chosen == {name for name in KNOWN if not name.startswith(("logits.", "rl."))}
