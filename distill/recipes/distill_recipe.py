@@ -167,7 +167,8 @@ def resolve_recipe(
         values = {key: value for key, value in values.items() if not key.startswith("logits.")}
     if reinforced or any(key.startswith("rl.") for key in values | over):
         values = {f"rl.{key}": value for key, value in vars(RlConfig()).items()} | values
-    _check_use(values | over, chosen | set(over), lora)
+    of_a_run = {key for key in KNOWN if key.startswith("train.")} <= chosen  # it has all values, used or not
+    _check_use(values | over, set(over) if of_a_run else chosen | set(over), lora)
     if lora and not (values | over)["train.lora_rank"]:
         values |= {"train.lora_rank": LORA_RANK}
         values |= {key: LORA_FACTOR * values[key] for key in RATES if key in values}
@@ -181,7 +182,7 @@ def _check_use(values: Flat, chosen: Collection[str], lora: bool) -> None:
     optimizer = values.get("train.optimizer")
     for name in UNREAD.get(str(optimizer), ()):
         value = values[f"train.{name}"]
-        if f"train.{name}" in chosen and value != getattr(shipped_recipe().train, name):  # a run's own recipe has all
+        if f"train.{name}" in chosen:
             raise InputError(
                 f"train.{name} ({value}) has no effect with the optimizer {optimizer}; choose adamw, or leave it out"
             )
