@@ -49,7 +49,7 @@ from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
 from toolkit.sources.made_card import write_export_card
 from toolkit.sources.model_names import MODEL_FILE
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 REPORT = "report"
 """The key of the recovery's report in the header of its file."""
@@ -198,7 +198,14 @@ def _compared(
         f"export: comparing with the float model in {source.checkpoint.folder}, which may take minutes (--no-parity "
         "leaves it out: the quality is then unknown, and toolkit verify cannot check the folder)"
     )
-    return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats)
+    available = memory().available_bytes
+    layerwise = float_bytes(source.checkpoint) > available and "float_model" not in vars(source)
+    if layerwise:
+        say(
+            f"export: the float model ({float_bytes(source.checkpoint) / 1e9:.1f} GB) does not fit the "
+            f"{available / 1e9:.1f} GB that are free, so it is read layer by layer; greedy answers are not compared"
+        )
+    return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats, layerwise=layerwise)
 
 
 def chosen_layouts(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Layout]:
@@ -227,19 +234,21 @@ def texts_of(source: Source, config: ExportConfig) -> CalibrationTexts:
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """Check that the float model fits the memory for the gate, and two for recovery; rounding itself needs none."""
-    model_bytes = 4 * parameter_count(checkpoint)
+    """Check that what needs the float model whole finds the memory for it; rounding and the gate need not."""
     available = memory().available_bytes
-    if config.recovery != "none" and 2 * model_bytes > available:
-        raise InputError(
-            f"--recovery {config.recovery} needs memory for two float models ({2 * model_bytes / 1e9:.1f} GB; "
-            f"{available / 1e9:.1f} GB are free); close programs, or choose --recovery none"
-        )
-    if config.bounds is not None and model_bytes > available:
-        raise InputError(
-            f"the gate needs memory for the float model ({model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
-            "free); close programs, or export without the gate: --no-parity"
-        )
+    whole = {f"--recovery {config.recovery}": 2 * (config.recovery != "none"), "a size": int(config.is_sized)}
+    for name, models in whole.items():
+        needed = models * float_bytes(checkpoint)
+        if needed > available:
+            raise InputError(
+                f"{name} needs memory for {counted(models, 'float model')} ({needed / 1e9:.1f} GB; "
+                f"{available / 1e9:.1f} GB are free); close programs, or leave it out"
+            )
+
+
+def float_bytes(checkpoint: Checkpoint) -> int:
+    """Count the bytes of the float model in memory."""
+    return 4 * parameter_count(checkpoint)
 
 
 def _stage(config: ExportConfig) -> runs.Stage:

@@ -9,6 +9,7 @@ The layers of a model are alike, so one of them tells what all take. What is wri
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.checks.gate import check_source
 from export.matrices import nearest, part_bytes, vectors
 from export.merged_model import open_source
-from export.pipeline import chosen_layouts, parameter_count, texts_of
+from export.pipeline import chosen_layouts, float_bytes, parameter_count, texts_of
 from export.presets import ExportConfig
 from export.quantization.layout import Layout
 from toolkit.errors import InputError
@@ -59,18 +60,18 @@ class ExportPlan:
     gate_s: float
     """About what the comparison with the float model takes; 0 without it."""
     gate_bytes: int
-    """Of the float model, which the gate holds; 0 without it."""
+    """Of what the gate holds of the float model: all of it, or if it does not fit, a layer; 0 without a gate."""
+    reads_layers: bool
     free_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def text(self) -> str:
-        gate = (
-            ["the gate", f"about {self.gate_s / 60:.1f}", f"{self.gate_bytes / 1e9:.1f}"]
-            if self.gate_bytes
-            else ["no gate (--no-parity)", "", ""]
-        )
+        gate = ["no gate (--no-parity)", "", ""]
+        if self.gate_bytes:
+            name = "the gate, layer by layer" if self.reads_layers else "the gate"
+            gate = [name, f"about {self.gate_s / 60:.1f}", f"{self.gate_bytes / 1e9:.1f}"]
         rounding = f"rounding: {self.layers} layers of {self.layer_s:.1f} s, and the head"
         rows = [
             ["part", "minutes", "memory, GB"],
@@ -84,8 +85,6 @@ class ExportPlan:
             ),
             aligned_table(rows),
         ]
-        if self.gate_bytes > self.free_bytes:
-            lines.append("the float model does not fit: close programs, or export with --no-parity")
         return "\n".join(lines)
 
 
@@ -114,7 +113,8 @@ def plan_export(config: ExportConfig) -> ExportPlan:
             head_s = layer_s * checkpoint.size_bytes(checkpoint.head) / _layer_bytes(checkpoint, chosen)
         else:
             layer_s, head_s = _calibrated_s(checkpoint, chosen, texts, config, Path(scratch))
-    layers, weights = checkpoint.config.num_hidden_layers, parameter_count(checkpoint)
+    layers, weights, whole = checkpoint.config.num_hidden_layers, parameter_count(checkpoint), float_bytes(checkpoint)
+    largest = 4 * _layer_weights(checkpoint)
     return ExportPlan(
         parameters=weights,
         weight_bytes=sum(layout_bytes(checkpoint, name, layout) for name, layout in chosen.items()),
@@ -123,9 +123,15 @@ def plan_export(config: ExportConfig) -> ExportPlan:
         rounding_s=layers * layer_s + head_s,
         rounding_bytes=peak_memory_bytes(),
         gate_s=2 * weights * GATE_TOKENS / _flops(checkpoint) if config.bounds else 0.0,
-        gate_bytes=4 * weights if config.bounds else 0,
+        gate_bytes=(whole if whole <= free_bytes else largest) if config.bounds else 0,
+        reads_layers=bool(config.bounds) and whole > free_bytes,
         free_bytes=free_bytes,
     )
+
+
+def _layer_weights(checkpoint: Checkpoint) -> int:
+    """Count the weights of the first layer."""
+    return sum(math.prod(shape) for name, shape in checkpoint.shapes.items() if name.startswith("model.layers.0."))
 
 
 def _layer_bytes(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> int:

@@ -21,8 +21,9 @@ from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.source import Source
-from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
-from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
+from export.checks.goldens import Chats, answered, expect, first_positions, greedy_texts, source_chats, write_goldens
+from export.checks.layerwise import FloatModel, LayerwiseModel
+from export.checks.parity import Bounds, check_context, check_parity, compare, measure_parity, parity_steps
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, Cache
 from export.runtime.verify.divergence import CoarseParity, Expected
@@ -57,18 +58,26 @@ def pass_gate(
     bounds: Bounds,
     held_out: Sequence[CalibrationText],
     chats: Chats,
+    *,
+    layerwise: bool = False,
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns the measurements for its manifest.
 
-    `cache`: the configured one. `chats`: the `source_chats`. Raises `GateFailed` if the folder is out of bounds.
+    `cache`: the configured one. `chats`: the `source_chats`. `layerwise`: whether memory holds one layer of the float
+    model at a time; its greedy answers are then not compared. Raises `GateFailed` if the folder is out of bounds.
     """
-    model, chat_format = source.float_model, source.chat_format
+    model: FloatModel = LayerwiseModel(source.checkpoint) if layerwise else source.float_model
+    chat_format, layers = source.chat_format, source.checkpoint.config.num_hidden_layers
     texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
     asked = place_texts(texts, chat_format, source.checkpoint.config)
     has_int8 = (folder / INT8_CACHE_FILE).is_file()
-    steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + parity_steps(held_out) + 1
+    compared = len(texts) + layers if layerwise else parity_steps(held_out)
+    steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + compared + 1
     measured: dict[str, Any] = {}
     with Progress("gate", steps) as progress:
+        if isinstance(model, LayerwiseModel):
+            progress.begin("float model, layer by layer")
+            model.prepare([*chain.from_iterable(asked.values()), *texts, *first_positions(texts)], progress.advance)
         progress.begin("float model where faults hide")
         places = {place: expect(model, there, progress.advance) for place, there in asked.items()}
         found = _measured(folder, "exact", places, progress)
@@ -83,11 +92,14 @@ def pass_gate(
                 found = found_int8
         decoder = OnnxDecoder(folder, cache=cache)
         progress.begin("both models on the traces")
-        report = measure_parity(model, chat_format, decoder, held_out, progress.advance)
+        if isinstance(model, LayerwiseModel):
+            report = compare(model, decoder, texts, (), progress.advance)
+        else:
+            report = measure_parity(source.float_model, chat_format, decoder, held_out, progress.advance)
         check_parity(report, bounds)
         check_places(found, bounds)
         progress.begin("record for toolkit verify")
-        record = write_goldens(source, folder, decoder, held_out, places, chats)
+        record = write_goldens(source, model, folder, decoder, held_out, places, chats)
         progress.advance()
     measured |= {"cache": cache, "parity": report.to_dict()}
     measured["places"] = {place: there.to_dict() for place, there in found.items()}

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from export.calibration.texts import CalibrationText
 from export.checkpoint.source import Source
 from export.checks.fuzz_corpus import fuzz_texts
+from export.checks.layerwise import FloatModel
 from export.checks.parity import QUESTIONS
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.verify.comparisons import check_end_of_text, check_template, check_tokenizer
@@ -70,6 +71,7 @@ Chats = list[RenderedChat]
 
 def write_goldens(
     source: Source,
+    model: FloatModel,
     folder: Path,
     decoder: OnnxDecoder,
     held_out: Sequence[CalibrationText],
@@ -78,14 +80,14 @@ def write_goldens(
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns the measurement for its manifest.
 
-    `decoder` runs the folder, `places` holds the float model's distributions at each place
+    `model` is the float one, `decoder` runs the folder, `places` holds the float model's distributions at each place
     (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without held-out texts the folder is measured
     on its own greedy tokens. Raises `GateFailed` if the folder's tokenizer, template or ends of text are not its
     source's.
     """
     chat_format = source.chat_format
     greedy = greedy_texts(decoder, chat_format, held_out)
-    expected = expect(source.float_model, _first_positions(held_out or answered(greedy)))
+    expected = expect(model, first_positions(held_out or answered(greedy)))
     write_expected(folder, expected, places)
     fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
     record = GoldenRecord(
@@ -102,7 +104,7 @@ def write_goldens(
     return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
 
 
-def _first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
+def first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
     """Take the beginnings of the texts, with `POSITIONS` completion tokens in all."""
     taken: list[CalibrationText] = []
     room = POSITIONS
@@ -116,7 +118,7 @@ def _first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
 
 @torch.no_grad()
 def expect(
-    model: PreTrainedModel, texts: Sequence[CalibrationText], advance: Callable[[], object] = lambda: None
+    model: FloatModel, texts: Sequence[CalibrationText], advance: Callable[[], object] = lambda: None
 ) -> Expected:
     """Compute the float model's coarsened distributions at the completions; `advance` is called after each text."""
     ids, log_probs, rest = [], [], []

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from export.calibration.texts import CalibrationText
+from export.checks.layerwise import FloatModel
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -105,7 +106,7 @@ def parity_steps(held_out: Sequence[CalibrationText]) -> int:
 
 @torch.no_grad()
 def compare(
-    model: PreTrainedModel,
+    model: FloatModel,
     other: Scorer,
     texts: Sequence[CalibrationText],
     greedy: Sequence[CalibrationText],
@@ -170,7 +171,7 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
         )
 
 
-def expectations(model: PreTrainedModel, text: CalibrationText) -> Tensor:
+def expectations(model: FloatModel, text: CalibrationText) -> Tensor:
     """Return the float model's log probabilities at every token of the completion."""
     logits_TV: Tensor = model(torch.tensor([text.ids]), logits_to_keep=len(text.completion) + 1).logits[0]
     return logits_TV[:-1].log_softmax(-1)

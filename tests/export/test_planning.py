@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from export import planning
 from export.pipeline import export_model
-from export.planning import ExportPlan, plan_export
+from export.planning import plan_export
 from export.presets import Preset, int4_config
 from toolkit.cli.main import main
 from toolkit.errors import InputError
+from toolkit.machine.allowance import memory
 
 ALIGNED = 64
 """Bytes to which each stored matrix may be padded."""
@@ -55,10 +57,13 @@ def test_what_takes_an_unknown_time_is_not_planned(
         plan_export(replace(config, **changed))  # type: ignore[arg-type]
 
 
-def test_a_gate_that_does_not_fit_is_said() -> None:
-    plan = ExportPlan(
-        parameters=10**9, weight_bytes=6 * 10**8, layers=16, layer_s=30.0, rounding_s=500.0, rounding_bytes=2 * 10**9,
-        gate_s=100.0, gate_bytes=4 * 10**9, free_bytes=3 * 10**9,
-    )  # fmt: skip
-    assert plan.text().splitlines()[-1] == ("the float model does not fit: close programs, or export with --no-parity")
-    assert "does not fit" not in replace(plan, free_bytes=5 * 10**9).text()
+def test_a_float_model_that_does_not_fit_is_planned_layer_by_layer(
+    tiny_student: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = int4_config(tiny_student, tmp_path / "int4", calibration=traces)
+    whole = plan_export(config)
+    monkeypatch.setattr(planning, "memory", lambda: replace(memory(), available_bytes=whole.gate_bytes - 1))
+    plan = plan_export(config)
+    assert plan.reads_layers and not whole.reads_layers
+    assert plan.gate_bytes * plan.layers < whole.gate_bytes
+    assert "the gate, layer by layer" in plan.text()

@@ -11,13 +11,16 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.environment import interpreter
 from toolkit.figures.tables import markdown_table
@@ -57,6 +60,7 @@ def build(platform: str, out: Path) -> Path:
     """Build the wheel of a platform and return it."""
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)]
     subprocess.run(pip, env=os.environ | {"TOOLKIT_WHEEL": platform}, check=True)
+    shutil.rmtree(ROOT / "build" / platform)
     [wheel] = out.glob(f"*-py3-none-{platform}.whl")
     return wheel
 
@@ -68,16 +72,16 @@ def library_of(wheel: Path, folder: Path) -> Path:
         return Path(archive.extract(name, folder / wheel.stem))
 
 
-def faults(platform: Platform, library: Path, found: dict[str, object]) -> list[str]:
+def faults(platform: Platform, library: Path, found: Mapping[str, Any]) -> list[str]:
     """Say what is wrong with a library, by what `wheel_libraries` found."""
     wrong = []
     if library.name != platform.file:
         wrong.append(f"its name is {library.name}, not {platform.file}")
     if found["architecture"] != platform.architecture:
         wrong.append(f"it is for {found['architecture']}, not {platform.architecture}")
-    if missing := CALLED - set(map(str, found["exported"])):  # type: ignore[call-overload]
+    if missing := CALLED - set(found["exported"]):
         wrong.append(f"it does not offer {', '.join(sorted(missing))}")
-    strange = [name for name in found["imported"] if not re.fullmatch(platform.imports, name)]  # type: ignore[attr-defined]
+    strange = [name for name in found["imported"] if not re.fullmatch(platform.imports, name)]
     if strange:
         wrong.append(f"it needs {', '.join(strange)}")
     if _numbers(str(found["least"])) > _numbers(platform.least):

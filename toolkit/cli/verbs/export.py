@@ -73,7 +73,7 @@ def add_export(add: AddCommand) -> None:
     add_flag(
         parser,
         "--no-parity",
-        "skip the comparison with the float model, which takes minutes and that model's memory; the quality is then "
+        "skip the comparison with the float model, which takes minutes; the quality is then "
         "unknown, and toolkit verify cannot check the folder",
     )
     add_flag(
