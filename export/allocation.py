@@ -25,12 +25,12 @@ import torch
 from export.calibration.texts import CalibrationText
 from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.source import Source
-from export.checkpoint.tensors import LM_HEAD, Checkpoint, checkpoint_names
+from export.checkpoint.tensors import LM_HEAD, Checkpoint, checkpoint_names, vectors
 from export.checks.parity import divergence, expectations, scored_expectations
 from export.folder.package import write_package
 from export.folder.weights_file import StoredWeight, WeightsFile
 from export.graph.model_graph import build_graph
-from export.matrices import nearest, vectors
+from export.matrices import nearest
 from export.quantization.codes import THREE_BITS_BLOCK, dequantize
 from export.quantization.layout import BLOCK_SIZES, Layout, layouts
 from export.runtime.decoder import OnnxDecoder

@@ -1,4 +1,4 @@
-"""Makes the matrices that an export stores, one part of the model after another, and the vectors beside them.
+"""Makes the matrices that an export stores, one part of the model after another.
 
 Invariant: memory holds some rows of one tensor, or one calibrated layer, at a time.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
-
-import numpy as np
 
 from export.calibration.rounding import Calibrated
 from export.calibration.stream import CalibrationStream
@@ -23,21 +21,6 @@ from toolkit.generation.generate import Floats
 Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]
 """A name, the number of rows, and slices of those rows, rounded as they are consumed."""
-
-
-def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Return by name what norms multiply by, and biases, joined as the stored matrices are."""
-    config = checkpoint.config
-    one = np.float32(config.family.norms_add_one)
-    found = {name: checkpoint.array(name) + one for name in checkpoint.shapes if name.endswith("norm.weight")}
-    biases = {
-        "self_attn.qkv_proj": config.qkv_bias,
-        "self_attn.o_proj": config.output_bias,
-        "mlp.gate_up_proj": config.mlp_bias,
-        "mlp.down_proj": config.mlp_bias,
-    }
-    names = [f"{_layer(layer)}.{module}.bias" for layer in range(config.num_hidden_layers) for module in MATRICES]
-    return found | {name: checkpoint.whole(name).numpy() for name in names if biases[name.split(".", 3)[3][:-5]]}
 
 
 def write_parts(

@@ -26,7 +26,7 @@ from export.allocation import Choice, allocate
 from export.calibration.cache_scales import cache_scales
 from export.calibration.texts import CalibrationTexts, read_texts
 from export.checkpoint.source import Source
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
 from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
 from export.folder.model_writer import ModelWriter
@@ -34,7 +34,7 @@ from export.folder.package import write_package
 from export.folder.resume_log import ResumeLog
 from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from export.graph.model_graph import build_graph
-from export.matrices import part_bytes, vectors, write_parts
+from export.matrices import part_bytes, write_parts
 from export.merged_model import open_source
 from export.presets import CHOICES, RECOVERED, ExportConfig
 from export.quantization.layout import Layout, layouts

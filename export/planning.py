@@ -24,9 +24,9 @@ from export.allocation import layout_bytes
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
 from export.checkpoint.decoder_families import MATRICES
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
 from export.checks.gate import check_source
-from export.matrices import nearest, part_bytes, vectors
+from export.matrices import nearest, part_bytes
 from export.merged_model import open_source
 from export.pipeline import chosen_layouts, float_bytes, parameter_count, texts_of
 from export.presets import ExportConfig

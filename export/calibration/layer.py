@@ -33,7 +33,7 @@ class Layer(nn.Module):
     """A layer with its weights; after it has been calibrated, its matrices are the rounded ones."""
 
     def __init__(self, checkpoint: Checkpoint, layer: int, vectors: Mapping[str, Floats]) -> None:
-        """Read a layer's matrices; `vectors`: all norms and biases (`export.matrices.vectors`)."""
+        """Read a layer's matrices; `vectors`: all norms and biases (`export.checkpoint.tensors`)."""
         super().__init__()
         self.config: ModelConfig = checkpoint.config
         self._layer = layer

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from export.checkpoint.adapter import Adapter, NeedsPeft
+from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.model_config import ModelConfig, read_model_config
 from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
 from toolkit.errors import InputError
@@ -249,3 +251,18 @@ def read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
             f"several files in {folder} hold {name}, and {INDEX} does not say which is meant; get the checkpoint again"
         )
     return stored, frozenset(repeated)
+
+
+def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
+    """Return by name what norms multiply by, and biases, joined as the stored matrices are."""
+    config = checkpoint.config
+    one = np.float32(config.family.norms_add_one)
+    found = {name: checkpoint.array(name) + one for name in checkpoint.shapes if name.endswith("norm.weight")}
+    biases = {
+        "self_attn.qkv_proj": config.qkv_bias,
+        "self_attn.o_proj": config.output_bias,
+        "mlp.gate_up_proj": config.mlp_bias,
+        "mlp.down_proj": config.mlp_bias,
+    }
+    names = [f"model.layers.{layer}.{module}.bias" for layer in range(config.num_hidden_layers) for module in MATRICES]
+    return found | {name: checkpoint.whole(name).numpy() for name in names if biases[name.split(".", 3)[3][:-5]]}

@@ -21,8 +21,7 @@ from torch.nn.functional import rms_norm
 
 from export.calibration.layer import Layer
 from export.calibration.texts import CalibrationText
-from export.checkpoint.tensors import EMBEDDING, Checkpoint
-from export.matrices import vectors
+from export.checkpoint.tensors import EMBEDDING, Checkpoint, vectors
 
 
 class Logits(Protocol):

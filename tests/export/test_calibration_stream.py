@@ -14,8 +14,7 @@ from export.calibration.hidden_states import Batch
 from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.model_config import ModelConfig
-from export.checkpoint.tensors import Checkpoint
-from export.matrices import vectors
+from export.checkpoint.tensors import Checkpoint, vectors
 from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.gptq import quantize_with_feedback
 from export.quantization.layout import Layout, layouts

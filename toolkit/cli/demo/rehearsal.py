@@ -28,8 +28,8 @@ from distill.training.student import add_adapters, load_student
 from distill.training.train import StudentTrainer, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
-from export.matrices import part_bytes, vectors
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
+from export.matrices import part_bytes
 from export.pipeline import chosen_layouts
 from export.presets import int4_config
 from toolkit.figures.ledger import TRACES
