@@ -130,16 +130,25 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
 def _init(ray: Any, **options: Any) -> None:
     """Start or join a cluster without the lines that Ray's libraries write past Python, and keep our way to end."""
     sys.stderr.flush()
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        ray.init(**options)
+        with handlers_kept():
+            ray.init(**options)
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Within the context Ray may set its own handlers of signals; at its end those before are back."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
         for number, handler in before.items() if is_main else ():
             signal.signal(number, handler)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from distill.engines.ray_cluster import ray_cluster
+from distill.engines.ray_cluster import handlers_kept, ray_cluster
 from distill.launching.shared_job import RESULT, last_update, launched, note_failure, noted_failure, work
 from distill.training.journal import LOSS
 from distill.training.train import Train
@@ -44,7 +44,8 @@ def _run(workers: int, address: str, place: Path) -> None:
             ),
         )
         try:
-            trainer.fit()
+            with handlers_kept():  # its own answers to Ctrl+C would stay
+                trainer.fit()
         except Exception as error:
             text = " ".join(str(error).split())
             raise InputError(f"training on Ray failed ({text:.300}); the same command {last_update(place)}") from error

@@ -53,8 +53,10 @@ def test_workers_train_the_student_of_one_process(
     together.mkdir()
     expected = train(tiny_student, MADE, recipe(), alone, HELD_OUT)
     capfd.readouterr()
+    before = signal.getsignal(signal.SIGINT)
     measured = ray_trained(tiny_student, together, recipe(), sharded=sharded)
     said = capfd.readouterr()
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl+C does what it did"
     assert said.out == "" and said.err == f"train: on 2 workers of Ray; {together}/loss.jsonl has the losses\n"
     assert losses(together) == pytest.approx(losses(alone), rel=0.01)
     assert measured["changed_tensors"] == expected["changed_tensors"]
