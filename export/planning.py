@@ -110,7 +110,8 @@ def plan_export(config: ExportConfig) -> ExportPlan:
     with TemporaryDirectory(dir=config.out.parent, prefix=".plan-") as scratch:
         if config.method == "nearest":
             layer_s = _nearest_s(checkpoint, chosen)
-            head_s = layer_s * checkpoint.size_bytes(checkpoint.head) / _layer_bytes(checkpoint, chosen)
+            layer_bytes = part_bytes(checkpoint, chosen)["model.layers.0"]
+            head_s = layer_s * checkpoint.size_bytes(checkpoint.head) / layer_bytes
         else:
             layer_s, head_s = _calibrated_s(checkpoint, chosen, texts, config, Path(scratch))
     layers, weights, whole = checkpoint.config.num_hidden_layers, parameter_count(checkpoint), float_bytes(checkpoint)
@@ -132,10 +133,6 @@ def plan_export(config: ExportConfig) -> ExportPlan:
 def _layer_weights(checkpoint: Checkpoint) -> int:
     """Count the weights of the first layer."""
     return sum(math.prod(shape) for name, shape in checkpoint.shapes.items() if name.startswith("model.layers.0."))
-
-
-def _layer_bytes(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> int:
-    return part_bytes(checkpoint, chosen)["model.layers.0"]
 
 
 def _nearest_s(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> float:

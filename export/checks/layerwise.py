@@ -53,9 +53,10 @@ class LayerwiseModel:
 
     def prepare(self, texts: Iterable[CalibrationText], advance: Callable[[], object] = lambda: None) -> None:
         """Compute the states of texts, all together; `advance` is called after each layer."""
-        compared = {tuple(text.ids): 0 for text in texts}
+        compared: dict[tuple[int, ...], int] = {}
         for text in texts:
-            compared[tuple(text.ids)] = max(compared[tuple(text.ids)], len(text.completion) + 1)
+            ids = tuple(text.ids)
+            compared[ids] = max(compared.get(ids, 0), len(text.completion) + 1)
         self._states |= self._through_layers(compared, advance)
 
     @torch.no_grad()
