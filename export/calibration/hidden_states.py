@@ -1,6 +1,7 @@
 """Keeps the calibration text's hidden states on disk, so that memory holds one batch, however long the text is.
 
     hidden.<generation mod 3>.<batch>.npy       float32 [2, B, T, D]: of the quantized stream and of the float one
+    inputs.<batch>.npy                          float32 [2, B, T, K]: a matrix's inputs, which are needed twice
 
 A layer makes two generations, after its attention and after its MLP. The one that it started from stays until the layer
 is finished, and an interrupted export resumes from there.
@@ -35,41 +36,60 @@ class Batch:
     """True on real tokens."""
 
 
+class StoredBatches(Iterable[Batch]):
+    """Batches in files, read one at a time as often as they are needed."""
+
+    def __init__(self, folder: Path, name: str, masks: Sequence[Tensor]) -> None:
+        """Keep one mask for each batch; `folder` may hold the batches of an earlier run."""
+        self._paths = [folder / f"{name}.{i}.npy" for i in range(len(masks))]
+        self._masks = masks
+
+    def __iter__(self) -> Iterator[Batch]:
+        for path, mask_BT in zip(self._paths, self._masks, strict=True):
+            quantized_BTK, float_BTK = torch.from_numpy(np.load(path))
+            yield Batch(quantized_BTK=quantized_BTK, float_BTK=float_BTK, mask_BT=mask_BT)
+
+    def write(self, batches: Iterable[Batch]) -> None:
+        """Write each batch before the next one is computed."""
+        for path, batch in zip(self._paths, batches, strict=True):
+            np.save(path, torch.stack([batch.quantized_BTK, batch.float_BTK]).numpy())
+
+    def sync(self) -> None:
+        """Sync the files to disk."""
+        for path in self._paths:
+            sync(path)
+
+
 class HiddenStates(Iterable[Batch]):
     """The newest generation, batch by batch."""
 
     def __init__(self, folder: Path, masks: Sequence[Tensor], *, layers: int) -> None:
         """Keep one mask for each batch; `layers`: how many an earlier run finished, which left its states here."""
-        self._folder, self._masks = folder, masks
+        self._generations = [StoredBatches(folder, f"hidden.{number}", masks) for number in range(KEPT)]
+        self._inputs = StoredBatches(folder, "inputs", masks)
         self._generation = GENERATIONS_A_LAYER * layers
 
     @property
-    def positions(self) -> int:
-        """How many positions all batches have, padding included."""
-        return sum(mask_BT.numel() for mask_BT in self._masks)
+    def _newest(self) -> StoredBatches:
+        return self._generations[self._generation % KEPT]
 
     def __iter__(self) -> Iterator[Batch]:
-        for i, mask_BT in enumerate(self._masks):
-            quantized_BTD, float_BTD = torch.from_numpy(np.load(self._path(self._generation, i)))
-            yield Batch(quantized_BTK=quantized_BTD, float_BTK=float_BTD, mask_BT=mask_BT)
+        return iter(self._newest)
 
     def begin(self, batches: Iterable[Batch]) -> None:
         """Write the first generation."""
-        self._write(self._generation, batches)
+        self._newest.write(batches)
 
     def advance(self, batches: Iterable[Batch]) -> None:
         """Write the next generation, which may be computed from the present one while that is read."""
-        self._write(self._generation + 1, batches)
+        self._generations[(self._generation + 1) % KEPT].write(batches)
         self._generation += 1
+
+    def computed(self, inputs: Iterable[Batch]) -> StoredBatches:
+        """Compute a matrix's inputs and keep them until the next one's are."""
+        self._inputs.write(inputs)
+        return self._inputs
 
     def sync(self) -> None:
         """Sync the newest generation to disk."""
-        for i in range(len(self._masks)):
-            sync(self._path(self._generation, i))
-
-    def _write(self, generation: int, batches: Iterable[Batch]) -> None:
-        for i, batch in enumerate(batches):
-            np.save(self._path(generation, i), torch.stack([batch.quantized_BTK, batch.float_BTK]).numpy())
-
-    def _path(self, generation: int, batch: int) -> Path:
-        return self._folder / f"hidden.{generation % KEPT}.{batch}.npy"
+        self._newest.sync()

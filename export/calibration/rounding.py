@@ -88,7 +88,7 @@ def round_linear(linear: nn.Linear, inputs: Iterable[Batch], layout: Layout, met
         missed_NK = weight_NK @ drift_KK
         del drift_KK  # as large as the solver's own matrices
         quantized = _fed_back(weight_NK, hessian_KK, missed_NK, layout)
-        del hessian_KK
+        del hessian_KK, missed_NK
     rounded_NK = torch.from_numpy(dequantize(quantized))
     linear.weight = nn.Parameter(rounded_NK, requires_grad=False)  # the float layer keeps the shared one
     return quantized

@@ -4,8 +4,8 @@ Beside the quantized model's hidden states run the float model's: each matrix is
 (`export.calibration.rounding`).
 
 Invariant: memory holds two copies of one layer's part in progress, one batch of the text and the second moments
-(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, whenever
-they are needed, unless those of the whole text fit in `KEPT_BYTES`.
+(`searched`: the squares) of one matrix's inputs, never the model; the text's states are on disk
+(`export.calibration.hidden_states`).
 
 Shapes: B texts of a batch, T tokens, X all tokens of a batch, D hidden, F feed-forward, V vocabulary.
 """
@@ -33,8 +33,6 @@ from toolkit.generation.generate import Floats
 from toolkit.model.precision import fp32_by_onednn
 
 BATCH_TOKENS = 1024
-KEPT_BYTES = 2**29
-"""The most memory for inputs that are needed twice; to compute them again takes a quarter of a layer's time."""
 
 TakeMatrix = Callable[[str, int, Iterable[Weight]], object]
 """Takes a stored matrix: its name, how many rows it has, and slices of those rows in their order."""
@@ -93,12 +91,13 @@ class CalibrationStream:
             norm = partial(block.norm, before)
             normed = _Applied(norm, norm, self.states)
             quantize(first, normed)
-            inner = _Applied(getattr(block, compute), getattr(reference, compute), normed)
-            computed = self._kept(inner, block.linear(second).in_features)
+            computed = self.states.computed(_Applied(getattr(block, compute), getattr(reference, compute), normed))
+            for each in (block, reference):  # frees them
+                del each.linears[first]
             quantize(second, computed)
             self._add(block, reference, second, after, computed)
-            for each in (block, reference):  # frees them
-                del each.linears[first], each.linears[second]
+            for each in (block, reference):
+                del each.linears[second]
         self.states.sync()
 
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
@@ -108,11 +107,6 @@ class CalibrationStream:
         norm = partial(rms_norm, normalized_shape=weight_D.shape, weight=weight_D, eps=eps)
         slices = self._checkpoint.slices(self._checkpoint.head)
         return round_slices(slices, _Applied(norm, norm, self.states), layout, self._method)
-
-    def _kept(self, inputs: Iterable[Batch], features: int) -> Iterable[Batch]:
-        """Compute the inputs now and keep them, if there is room."""
-        size_bytes = 2 * torch.float32.itemsize * features * self.states.positions
-        return list(inputs) if size_bytes <= KEPT_BYTES else inputs
 
     def _add(self, block: Layer, reference: Layer, matrix: str, norm: str, inputs: Iterable[Batch]) -> None:
         """Add the outputs of the quantized and the float layer's matrix to the hidden states."""

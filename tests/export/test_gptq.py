@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from export.quantization.codes import dequantize, quantize_nearest
-from export.quantization.gptq import DAMPING, feed_back, improve_codes, quantize_with_feedback, refit_scales
+from export.quantization.gptq import (
+    DAMPING,
+    Rounded,
+    feed_back,
+    improve_codes,
+    inverse_factor,
+    quantize_with_feedback,
+    refit_scales,
+)
 from export.quantization.search import best_range
 
 
@@ -24,13 +32,17 @@ def output_error(weight_NK: Tensor, restored_NK: np.ndarray, inputs_XK: Tensor) 
     return float((inputs_XK @ (weight_NK - torch.from_numpy(restored_NK)).T).square().mean())
 
 
+def fed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: int) -> Rounded:
+    return feed_back(weight_NK, hessian_KK, inverse_factor(hessian_KK), bits=bits, block_size=block_size)
+
+
 def test_outputs_err_less_than_half_of_rounding_to_nearest() -> None:
     inputs_XK = correlated_inputs(2000, 128)
     weight_NK = torch.randn(48, 128, generator=torch.Generator().manual_seed(1))
     second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
-    fed_back = dequantize(quantize_with_feedback(weight_NK, second_moment_KK, bits=4, block_size=32))
+    rounded = dequantize(quantize_with_feedback(weight_NK, second_moment_KK, bits=4, block_size=32))
     nearest = dequantize(quantize_nearest(weight_NK.numpy(), bits=4, block_size=32))
-    assert output_error(weight_NK, fed_back, inputs_XK) < 0.5 * output_error(weight_NK, nearest, inputs_XK)
+    assert output_error(weight_NK, rounded, inputs_XK) < 0.5 * output_error(weight_NK, nearest, inputs_XK)
 
 
 @pytest.mark.parametrize("bits", [3, 4])
@@ -54,7 +66,7 @@ def test_codes_equal_those_of_optimal_brain_quantization_solved_column_by_column
         inverse_KK = torch.linalg.inv(damped_KK[column:, column:])
         error_N = (work_NK[:, column] - expected[:, column]) / inverse_KK[0, 0]
         work_NK[:, column:] -= error_N[:, None] * inverse_KK[0]
-    found = feed_back(weight_NK, second_moment_KK, bits=bits, block_size=32).weight_NK.numpy()
+    found = fed_back(weight_NK, second_moment_KK, bits=bits, block_size=32).weight_NK.numpy()
     assert np.isclose(found, expected.numpy(), atol=1e-6).mean() > 0.98  # a value on the edge may fall either way
 
 
@@ -64,7 +76,7 @@ def test_refitted_scales_are_those_of_least_squares(block_size: int) -> None:
     inputs_XK = correlated_inputs(400, 64)
     second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
     weight_NK = torch.randn(5, 64, generator=torch.Generator().manual_seed(5))
-    rounded = feed_back(weight_NK, second_moment_KK, bits=4, block_size=block_size)
+    rounded = fed_back(weight_NK, second_moment_KK, bits=4, block_size=block_size)
     found_NJ = refit_scales(weight_NK, second_moment_KK, rounded).scales_NJ
     for row in range(5):
         steps_JM = rounded.steps_NK[row].reshape(-1, block_size)
@@ -78,7 +90,7 @@ def test_improved_codes_are_the_best_of_all_for_each_column_in_turn() -> None:
     inputs_XK = correlated_inputs(400, 32)
     second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
     weight_NK = torch.randn(3, 32, generator=torch.Generator().manual_seed(6))
-    rounded = feed_back(weight_NK, second_moment_KK, bits=4, block_size=16)
+    rounded = fed_back(weight_NK, second_moment_KK, bits=4, block_size=16)
     damped_KK = second_moment_KK + DAMPING * second_moment_KK.diagonal().mean() * torch.eye(32)
     codes_NK = rounded.codes_NK.clone()
     for row in range(3):
@@ -98,10 +110,20 @@ def test_refinement_takes_a_part_of_the_error_away() -> None:
     inputs_XK = correlated_inputs(2000, 128)
     second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
     weight_NK = torch.randn(48, 128, generator=torch.Generator().manual_seed(7))
-    first = feed_back(weight_NK, second_moment_KK, bits=4, block_size=64)
+    first = fed_back(weight_NK, second_moment_KK, bits=4, block_size=64)
     refined = quantize_with_feedback(weight_NK, second_moment_KK, bits=4, block_size=64)
     before = output_error(weight_NK, first.weight_NK.numpy(), inputs_XK)
     assert output_error(weight_NK, dequantize(refined), inputs_XK) < 0.95 * before
+
+
+def test_rows_are_rounded_alike_however_many_are_rounded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs_XK = correlated_inputs(400, 64)
+    second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
+    weight_NK = torch.randn(48, 64, generator=torch.Generator().manual_seed(8))
+    whole = dequantize(quantize_with_feedback(weight_NK, second_moment_KK, bits=4, block_size=32))
+    monkeypatch.setattr("export.quantization.gptq.ROUNDED_AT_ONCE", 20)
+    some = dequantize(quantize_with_feedback(weight_NK, second_moment_KK, bits=4, block_size=32))
+    assert (whole == some).mean() > 0.98  # a value on the edge may fall either way
 
 
 def test_a_column_that_never_fires_does_not_break_the_solver() -> None:

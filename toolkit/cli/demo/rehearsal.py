@@ -45,7 +45,10 @@ from toolkit.terminal import counted
 from toolkit.voice.student_format import write_student_format
 
 PER_FAMILY = 16
-TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
+TRAINED_EXAMPLES, TRAINING_STEPS = 8, 6
+STEADY_SHARE = 0.9
+"""Training is measured until a step takes at least this share of the one before, or `TRAINING_STEPS` were made: the
+first ones touch memory that the system, and the host of a virtual machine, hand out only then."""
 DECODED_ROWS, DECODING_STEPS = 48, 6
 FEW_TEXTS, MORE_TEXTS = 16, 96
 """Texts to calibrate on; the difference in time is what their tokens cost. The states of a few would stay in the
@@ -159,8 +162,10 @@ def _train(
     )
     optimizer = trainer.create_optimizer()
     batch = trainer._prepare_inputs(collate(rows[:TRAINED_EXAMPLES], shares=trainer.shares))
-    tokens, backward_s, update_s = batch["labels"].numel(), [], []
-    for _ in range(1 + TRAINING_STEPS):
+    tokens = batch["labels"].numel()
+    backward_s: list[float] = []
+    update_s: list[float] = []
+    while len(backward_s) < 3 or (len(backward_s) < TRAINING_STEPS and backward_s[-1] < STEADY_SHARE * backward_s[-2]):
         stamps = [time.perf_counter()]
         trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()
         stamps.append(_finished_at())
@@ -171,8 +176,8 @@ def _train(
         backward_s.append(stamps[1] - stamps[0])
         update_s.append(stamps[2] - stamps[1])
     return {
-        "training_token_s": statistics.median(backward_s[1:]) / tokens,
-        "update_s": statistics.median(update_s[1:]),
+        "training_token_s": statistics.mean(backward_s[-2:]) / tokens,
+        "update_s": statistics.mean(update_s[-2:]),
     }
 
 
