@@ -25,7 +25,7 @@ import torch
 from export.calibration.texts import CalibrationText
 from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.source import Source
-from export.checkpoint.tensors import LM_HEAD, Checkpoint, checkpoint_names, vectors
+from export.checkpoint.tensors import LM_HEAD, Checkpoint, vectors
 from export.checks.parity import divergence, expectations, scored_expectations
 from export.folder.package import write_package
 from export.folder.weights_file import StoredWeight, WeightsFile
@@ -127,8 +127,7 @@ def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
 def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
     """Count the bytes of a stored matrix in a format, scales and zero points included."""
     stored = checkpoint.head if name == LM_HEAD else name
-    shapes = [checkpoint.shapes[source] for source in checkpoint_names(checkpoint.config, stored)]
-    rows, columns = sum(rows for rows, _ in shapes), shapes[0][1]
+    rows, columns = checkpoint.stored_shape(stored)
     return StoredWeight(
         bits=layout.bits, block_size=layout.block_size, out_features=rows, in_features=columns, offset=0
     ).size_bytes

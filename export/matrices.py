@@ -12,7 +12,7 @@ from export.calibration.rounding import Calibrated
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
 from export.checkpoint.decoder_families import MATRICES
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, checkpoint_names
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.folder.model_writer import ModelWriter
 from export.quantization.codes import Weight, round_nearest
 from export.quantization.layout import Layout
@@ -58,7 +58,7 @@ def write_parts(
 def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
     """Round a stored matrix to nearest, a slice of rows at a time."""
     stored = checkpoint.head if name == LM_HEAD else name
-    rows = sum(checkpoint.shapes[source][0] for source in checkpoint_names(checkpoint.config, stored))
+    rows, _ = checkpoint.stored_shape(stored)
     slices = (values_NK.numpy() for values_NK in checkpoint.parts(stored))
     return (
         name,

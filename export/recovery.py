@@ -29,6 +29,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from export.calibration.texts import CalibrationText, padded
+from export.checkpoint.heads import are_arranged
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.tensors import LM_HEAD, checkpoint_names
 from export.quantization.codes import Halves, QuantizedWeight, Weight, dequantize
@@ -81,8 +82,7 @@ class Recovered:
 @fp32_by_onednn()
 def check_recovery(config: ModelConfig) -> None:
     """Raise `InputError` if the stored scales and norms are not those of transformers' modules, which are trained."""
-    family = config.family
-    if family.norms_add_one or family.rotates_neighbours or config.logits_scaling != 1:
+    if config.family.norms_add_one or are_arranged(config) or config.logits_scaling != 1:
         raise InputError(
             f"--recovery scales cannot train {config.architecture}, whose weights are stored otherwise than they are "
             "exported; leave the option out"

@@ -39,9 +39,9 @@ SMALLEST_STEP = np.float32(1e-8)
 
 
 def cache_scales(source: Source, folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
-    """Return every channel's step, [num_key_value_heads · head_dim], for each layer's `N.key` and `N.value`."""
+    """Return every channel's step, [num_key_value_heads · padded_head_dim], for each layer's `N.key` and `N.value`."""
     decoder = OnnxDecoder(folder, cache="exact")
-    pairs = {f"{layer}.key": len(rope.inv_freq) for layer, rope in enumerate(source.checkpoint.config.ropes) if rope}
+    pairs = {f"{layer}.key": len(rope.turns) for layer, rope in enumerate(source.checkpoint.config.ropes) if rope}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
     read = list(_calibration_ids(decoder, source.chat_format, texts))

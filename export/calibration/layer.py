@@ -20,13 +20,15 @@ from torch.nn import functional
 from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.rope import Rope
-from export.checkpoint.tensors import Checkpoint
+from export.checkpoint.tensors import XIELU_ALPHAS, XIELU_BUFFERS, Checkpoint
 from toolkit.generation.generate import Floats
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu_tanh": lambda gate: functional.gelu(gate, approximate="tanh"),
+    "relu_squared": lambda gate: functional.relu(gate).square(),
 }
+"""Those that nothing is learned for."""
 
 
 class Layer(nn.Module):
@@ -61,10 +63,7 @@ class Layer(nn.Module):
 
     def norm(self, name: str, input_BTD: Tensor) -> Tensor:
         """Norm by name; without one, return the input."""
-        if not name:
-            return input_BTD
-        weight = self._vectors[f"{name}.weight"]
-        return functional.rms_norm(input_BTD, weight.shape, weight, self.config.rms_norm_eps)
+        return normed(self._vectors, name, input_BTD, self.config.rms_norm_eps) if name else input_BTD
 
     def update(self, name: str, output_BTD: Tensor) -> Tensor:
         """Return what is added to the residual stream: an output behind its own norm."""
@@ -75,12 +74,12 @@ class Layer(nn.Module):
         config = self.config
         query, key, value = self.linear("qkv_proj")(input_BTD).split(config.qkv_sizes, dim=-1)
         if config.family.qk_norm == "all heads":
-            query, key = self.norm("self_attn.q_norm", query), self.norm("self_attn.k_norm", key)
+            query, key = self._qk_normed(query, key)
         query_BHTA, key_BGTA, value_BGTA = (
-            part.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for part in (query, key, value)
+            part.unflatten(-1, (-1, config.padded_head_dim)).transpose(1, 2) for part in (query, key, value)
         )
         if config.family.qk_norm == "each head":
-            query_BHTA, key_BGTA = self.norm("self_attn.q_norm", query_BHTA), self.norm("self_attn.k_norm", key_BGTA)
+            query_BHTA, key_BGTA = self._qk_normed(query_BHTA, key_BGTA)
         rope = config.ropes[self._layer]
         if rope:
             query_BHTA, key_BGTA = rotated(query_BHTA, rope), rotated(key_BGTA, rope)
@@ -96,19 +95,49 @@ class Layer(nn.Module):
         )
         return attended_BHTA.transpose(1, 2).flatten(2)
 
+    def _qk_normed(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        eps = self.config.qk_norm_eps
+        return (
+            normed(self._vectors, "self_attn.q_norm", query, eps),
+            normed(self._vectors, "self_attn.k_norm", key, eps),
+        )
+
     def gate(self, input_BTD: Tensor) -> Tensor:
         """Compute the MLP up to down_proj, [B, T, F]."""
-        gate_BTF, up_BTF = self.linear("gate_up_proj")(input_BTD).chunk(2, dim=-1)
-        gated_BTF: Tensor = ACTIVATIONS[self.config.activation](gate_BTF) * up_BTF
-        return gated_BTF
+        product: Tensor = self.linear("gate_up_proj")(input_BTD)
+        if not self.config.family.has_gate:
+            return self._activated(product)
+        gate_BTF, up_BTF = product.chunk(2, dim=-1)
+        return self._activated(gate_BTF) * up_BTF
+
+    def _activated(self, gate_BTF: Tensor) -> Tensor:
+        if self.config.activation != "xielu":
+            return ACTIVATIONS[self.config.activation](gate_BTF)
+        alpha_p, alpha_n, beta, eps = (self._vectors[f"mlp.act_fn.{name}"] for name in (*XIELU_ALPHAS, *XIELU_BUFFERS))
+        negative_BTF = alpha_n * (torch.expm1(torch.minimum(gate_BTF, eps)) - gate_BTF)
+        return torch.where(gate_BTF > 0, alpha_p * gate_BTF.square(), negative_BTF) + beta * gate_BTF
+
+
+def normed(vectors: Mapping[str, Tensor], name: str, input_BTD: Tensor, eps: float) -> Tensor:
+    """Norm by name; one that has a bias subtracts the mean as well."""
+    weight_D, bias_D = vectors[f"{name}.weight"], vectors.get(f"{name}.bias")
+    if bias_D is None:
+        return functional.rms_norm(input_BTD, weight_D.shape, weight_D, eps)
+    return functional.layer_norm(input_BTD, weight_D.shape, weight_D, bias_D, eps)
+
+
+def final_norm(config: ModelConfig, vectors: Mapping[str, Floats]) -> Callable[[Tensor], Tensor]:
+    """Return the norm behind the last layer. `vectors`: all norms and biases."""
+    found = {name: torch.from_numpy(vector) for name, vector in vectors.items() if name.startswith("model.norm.")}
+    return lambda states_BTD: normed(found, "model.norm", states_BTD, config.rms_norm_eps)
 
 
 def rotated(input_BHTA: Tensor, rope: Rope) -> Tensor:
     """Rotate the first 2R channels of each head by their positions; channels r and r + R are a pair."""
-    inv_freq_R = torch.tensor(rope.inv_freq, dtype=torch.float32)
-    angles_TR = torch.arange(input_BHTA.shape[2], dtype=torch.float32)[:, None] * inv_freq_R
+    turns_R = torch.tensor(rope.turns, dtype=torch.float32)
+    angles_TR = torch.arange(input_BHTA.shape[2], dtype=torch.float32)[:, None] * turns_R
     cos_TR, sin_TR = angles_TR.cos() * rope.length, angles_TR.sin() * rope.length
-    pairs = len(inv_freq_R)
+    pairs = len(turns_R)
     first, second, rest = input_BHTA.split([pairs, pairs, input_BHTA.shape[-1] - 2 * pairs], dim=-1)
     return torch.cat([first * cos_TR - second * sin_TR, second * cos_TR + first * sin_TR, rest], dim=-1)
 

@@ -20,10 +20,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
 from export.calibration.hidden_states import Batch, HiddenStates
-from export.calibration.layer import Layer
+from export.calibration.layer import Layer, final_norm
 from export.calibration.rounding import Calibrated, round_linear, round_slices
 from export.calibration.texts import batches_by_length, padded, shared_lengths
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
@@ -102,9 +101,7 @@ class CalibrationStream:
 
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
         """Quantize the rows of the output head, some at a time, on the states after the last layer."""
-        weight_D = torch.from_numpy(self._vectors["model.norm.weight"])
-        eps = self._checkpoint.config.rms_norm_eps
-        norm = partial(rms_norm, normalized_shape=weight_D.shape, weight=weight_D, eps=eps)
+        norm = final_norm(self._checkpoint.config, self._vectors)
         slices = self._checkpoint.slices(self._checkpoint.head)
         return round_slices(slices, _Applied(norm, norm, self.states), layout, self._method)
 

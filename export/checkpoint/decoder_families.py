@@ -8,7 +8,7 @@ this decoder. Source: transformers' modeling file of each class.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Literal
 
 
@@ -42,6 +42,7 @@ SHARED_MLP = SEPARATE | {
     "mlp.gate_up_proj": ("shared_mlp.input_linear",),
     "mlp.down_proj": ("shared_mlp.output_linear",),
 }
+UP_ALONE = SEPARATE | {"mlp.gate_up_proj": ("mlp.up_proj",)}
 JOINED = JOINED_MLP | {"self_attn.qkv_proj": ("self_attn.qkv_proj",)}
 
 Bias = str | bool
@@ -55,6 +56,10 @@ class DecoderFamily:
     norms: LayerNorms = BEFORE
     norms_add_one: bool = False
     """Whether norms multiply by 1 + weight."""
+    norms_center: bool = False
+    """Whether norms subtract the mean before, and add a bias behind: LayerNorm rather than RMSNorm."""
+    norm_eps: str = "rms_norm_eps"
+    """The key of what norms add to the mean square."""
     qk_norm: Literal["", "each head", "all heads"] = ""
     """Over what queries and keys are normed before they are rotated."""
     qkv_bias: Bias = False
@@ -69,18 +74,32 @@ class DecoderFamily:
     """Whether embeddings are multiplied by the square root of the hidden size."""
     has_multipliers: bool = False
     """Whether config.json has factors for embeddings, attention, the residual stream and logits."""
+    multiplies_logits: bool = False
+    """Whether the factor for logits multiplies them; others divide by it."""
+    has_gate: bool = True
+    """Whether an MLP multiplies what passed through the activation by a second product."""
     intermediate_size: str = "intermediate_size"
     """The key of the MLPs' size."""
     activation: str = "hidden_act"
-    """The key of what an MLP's gate passes through."""
+    """The key of what an MLP's gate passes through, or its only product."""
     score_size: str = ""
     """The key of the number by whose root scores are divided, where that is not the head size."""
 
 
 _GLM = DecoderFamily(qkv_bias="attention_bias", sources=JOINED_MLP, rotates_neighbours=True)
 _BIAS = "attention_bias"
+_UNGATED = DecoderFamily(qkv_bias=_BIAS, output_bias=_BIAS, mlp_bias="mlp_bias", sources=UP_ALONE, has_gate=False)
 
 FAMILIES: Mapping[str, DecoderFamily] = {
+    "ApertusForCausalLM": DecoderFamily(
+        norms=LayerNorms(before_attention="attention_layernorm", before_mlp="feedforward_layernorm"),
+        qk_norm="each head",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        sources=UP_ALONE,
+        has_gate=False,
+    ),
+    "ArceeForCausalLM": _UNGATED,
     "CwmForCausalLM": DecoderFamily(windows="by type"),
     "Ernie4_5ForCausalLM": DecoderFamily(
         qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", rotates_neighbours=True
@@ -123,10 +142,26 @@ FAMILIES: Mapping[str, DecoderFamily] = {
         has_multipliers=True,
         intermediate_size="shared_intermediate_size",
     ),
+    "HeliumForCausalLM": DecoderFamily(qkv_bias=_BIAS, mlp_bias="mlp_bias", rotates_neighbours=True),
+    "HyperCLOVAXForCausalLM": DecoderFamily(
+        norms=LayerNorms(
+            before_attention="input_layernorm",
+            after_attention="post_norm1",
+            before_mlp="post_attention_layernorm",
+            after_mlp="post_norm2",
+        ),
+        mlp_bias="mlp_bias",
+        has_multipliers=True,
+        multiplies_logits=True,
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+    ),
+    "Jais2ForCausalLM": replace(_UNGATED, norms_center=True, norm_eps="layer_norm_eps"),
     "LlamaForCausalLM": DecoderFamily(mlp_bias="mlp_bias", qkv_bias=_BIAS, output_bias=_BIAS),
     "MinistralForCausalLM": DecoderFamily(windows="by type"),
     "Ministral3ForCausalLM": DecoderFamily(windows="each layer"),
     "MistralForCausalLM": DecoderFamily(windows="each layer"),
+    "NemotronForCausalLM": replace(_UNGATED, norms_center=True, norms_add_one=True, norm_eps="norm_eps"),
     "Olmo2ForCausalLM": DecoderFamily(norms=AFTER, qk_norm="all heads", qkv_bias=_BIAS, output_bias=_BIAS),
     "Olmo3ForCausalLM": DecoderFamily(
         norms=AFTER, qk_norm="all heads", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS
@@ -138,5 +173,20 @@ FAMILIES: Mapping[str, DecoderFamily] = {
         qkv_bias="attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias"
     ),
     "SmolLM3ForCausalLM": DecoderFamily(mlp_bias="mlp_bias", windows="by type", qkv_bias=_BIAS, output_bias=_BIAS),
+    "Starcoder2ForCausalLM": DecoderFamily(
+        norms_center=True,
+        norm_eps="norm_epsilon",
+        qkv_bias="use_bias",
+        output_bias="use_bias",
+        mlp_bias="use_bias",
+        sources=SEPARATE | {"mlp.gate_up_proj": ("mlp.c_fc",), "mlp.down_proj": ("mlp.c_proj",)},
+        has_gate=False,
+        windows="each layer",
+    ),
 }
 """By the name of the class."""
+OTHER_NAMES: Mapping[str, str] = {
+    "IQuestCoderForCausalLM": "LlamaForCausalLM",
+    "InternLM3ForCausalLM": "LlamaForCausalLM",
+}
+"""Classes that published configurations name, and those by which transformers computes them."""

@@ -16,14 +16,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from export.checkpoint.decoder_families import FAMILIES, Bias, DecoderFamily
+from export.checkpoint.decoder_families import FAMILIES, OTHER_NAMES, Bias, DecoderFamily
 from export.checkpoint.rope import ROPE_TYPES, Rope, read_ropes, rope_types
 from toolkit.errors import InputError
 from toolkit.field_types import check_type, fits
 from toolkit.records import read_object
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu2": "relu_squared",
+    "xielu": "xielu",
+}
 """transformers' names of what an MLP's gate may pass through, and ours."""
 MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
 MOST = {"num_hidden_layers": 4096}
@@ -38,8 +44,7 @@ SIZES = (
 )
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "sliding_window", "no_rope_layer_interval")
 HEAD_DIM_STEP = 16
-"""onnxruntime's GroupQueryAttention rotates only multiples of this."""
-PAIRS_STEP = 8
+"""onnxruntime's GroupQueryAttention rotates only heads whose size is a multiple of this."""
 MOST_HEAD_DIM = 256
 """The limit of our own attention (export/runtime/kernels/attention.h)."""
 
@@ -59,6 +64,7 @@ class ModelConfig:
     head_dim: int
     max_position_embeddings: int
     rms_norm_eps: float
+    """What norms add to the mean square, or to the variance, whatever its key is."""
     tie_word_embeddings: bool
     qkv_bias: bool = False
     output_bias: bool = False
@@ -69,7 +75,7 @@ class ModelConfig:
     ropes: tuple[Rope | None, ...]
     """How each layer rotates its queries and keys by their positions; None if it does not."""
     activation: str = "silu"
-    """What an MLP's gate passes through: silu or gelu_tanh."""
+    """What an MLP's gate passes through: one of `ACTIVATIONS`' values."""
     attention_multiplier: float
     """What the products of queries and keys are multiplied by."""
     embedding_multiplier: float = 1.0
@@ -83,10 +89,29 @@ class ModelConfig:
         return FAMILIES[self.architecture]
 
     @property
+    def padded_head_dim(self) -> int:
+        """The channels of a head in the graph: zeros fill up what the kernels require (`export.checkpoint.heads`)."""
+        added = max((2 * (len(rope.turns) - len(rope.inv_freq)) for rope in self.ropes if rope), default=0)
+        return -(-(self.head_dim + added) // HEAD_DIM_STEP) * HEAD_DIM_STEP
+
+    @property
     def qkv_sizes(self) -> tuple[int, int, int]:
-        """The numbers of rows of q_proj, k_proj and v_proj."""
-        kv_size = self.num_key_value_heads * self.head_dim
-        return self.num_attention_heads * self.head_dim, kv_size, kv_size
+        """The numbers of rows of q_proj, k_proj and v_proj in the graph."""
+        return self._qkv_sizes(self.padded_head_dim)
+
+    @property
+    def stored_qkv_sizes(self) -> tuple[int, int, int]:
+        """The numbers of rows of q_proj, k_proj and v_proj in the checkpoint."""
+        return self._qkv_sizes(self.head_dim)
+
+    def _qkv_sizes(self, head_dim: int) -> tuple[int, int, int]:
+        kv_size = self.num_key_value_heads * head_dim
+        return self.num_attention_heads * head_dim, kv_size, kv_size
+
+    @property
+    def qk_norm_eps(self) -> float:
+        """What the norms of queries and keys in the graph add to their mean squares, which zeros make smaller."""
+        return self.rms_norm_eps * self.head_dim / self.padded_head_dim
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -101,7 +126,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     values = read_object(path)
     architecture = _architecture(path, values)
     _refuse_quantized(path, values)
-    _check_sizes(path, values)
+    _check_sizes(path, values, FAMILIES[architecture].norm_eps)
     model = _built_by_transformers(path)
     _refuse_unsupported(path, architecture, model.config)
     config = _from_transformers(architecture, model)
@@ -115,7 +140,7 @@ def _architecture(path: Path, values: Mapping[str, Any]) -> str:
     check_type(names, list[str] | None, f"architectures in {path}")
     check_type(model_type, str, f"model_type in {path}")
     by_type = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(model_type), "none")
-    architecture = str(names[0]) if names else by_type
+    architecture = OTHER_NAMES.get(str(names[0]), str(names[0])) if names else by_type
     if architecture not in FAMILIES:
         raise InputError(
             f"unknown architecture {architecture} in {path}: expected one of {', '.join(FAMILIES)}; choose such a model"
@@ -151,9 +176,9 @@ def _built_by_transformers(path: Path) -> Any:
         ) from error
 
 
-def _check_sizes(path: Path, values: Mapping[str, Any]) -> None:
+def _check_sizes(path: Path, values: Mapping[str, Any], norm_eps: str) -> None:
     """Check that a file was written whole, and that no number makes transformers take all memory."""
-    for name in (*SIZES, "rms_norm_eps"):
+    for name in (*SIZES, norm_eps):
         if name not in values:
             raise InputError(f"{path} lacks '{name}'; get the file again")
     for name in (*SIZES, *OPTIONAL_SIZES):
@@ -179,6 +204,7 @@ def _refuse_unsupported(path: Path, architecture: str, theirs: Any) -> None:
         ("use_bidirectional_attention", getattr(theirs, "use_bidirectional_attention", None), (None, False)),
         ("attn_logit_softcapping", getattr(theirs, "attn_logit_softcapping", None), (None,)),
         ("final_logit_softcapping", getattr(theirs, "final_logit_softcapping", None), (None,)),
+        ("use_post_norm", getattr(theirs, "use_post_norm", True), (True,)),
         ("num_local_experts", getattr(theirs, "num_local_experts", 0) or 0, (0,)),
         *(("each of layers_block_type", kind, ("attention", FULL)) for kind in sorted(set(blocks))),
         *(("each of layer_types", kind, (FULL, SLIDING) if window else (FULL,)) for kind in sorted(types)),
@@ -198,17 +224,11 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
         raise InputError(
             f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}); {path} holds both"
         )
-    if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MOST_HEAD_DIM:
+    if config.padded_head_dim > MOST_HEAD_DIM:
         raise InputError(
-            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to {MOST_HEAD_DIM}, which attention's "
-            f"kernels require; {path} describes a model that cannot be exported"
+            f"head_dim ({head_dim}, in the graph {config.padded_head_dim}) must be at most {MOST_HEAD_DIM}, which "
+            f"attention's kernels require; {path} describes a model that cannot be exported"
         )
-    for pairs in sorted({len(rope.inv_freq) for rope in config.ropes if rope}):
-        if pairs % PAIRS_STEP:
-            raise InputError(
-                f"the rotated pairs of a head ({pairs}, from partial_rotary_factor) must be a multiple of "
-                f"{PAIRS_STEP}, which attention's kernels require; {path} describes a model that cannot be exported"
-            )
 
 
 def _from_transformers(architecture: str, model: Any) -> ModelConfig:
@@ -224,6 +244,8 @@ def _from_transformers(architecture: str, model: Any) -> ModelConfig:
     longest = [theirs.max_position_embeddings, *(rope.longest for rope in ropes if rope and rope.longest)]
     scale = float(getattr(theirs, family.score_size) if family.score_size else head_dim) ** -0.5
     factors = {name: float(getattr(theirs, name)) for name in MULTIPLIERS} if family.has_multipliers else {}
+    if family.multiplies_logits:
+        factors["logits_scaling"] **= -1
     if family.scales_embedding:
         factors = {"embedding_multiplier": float(hidden) ** 0.5}
     return ModelConfig(
@@ -237,7 +259,7 @@ def _from_transformers(architecture: str, model: Any) -> ModelConfig:
         num_key_value_heads=theirs.num_key_value_heads,
         head_dim=head_dim,
         max_position_embeddings=min(longest),
-        rms_norm_eps=theirs.rms_norm_eps,
+        rms_norm_eps=getattr(theirs, family.norm_eps),
         tie_word_embeddings=theirs.tie_word_embeddings,
         qkv_bias=_has(family.qkv_bias, theirs),
         output_bias=_has(family.output_bias, theirs),

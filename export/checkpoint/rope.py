@@ -20,6 +20,10 @@ turns all keys of a text otherwise as soon as it outgrows the positions that the
 where the exported model's context ends. Likewise that of Ministral 3, whose queries grow there."""
 
 
+PAIRS_STEP = 8
+"""onnxruntime's GroupQueryAttention rotates a multiple of so many pairs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rope:
     """How the layers of one type rotate."""
@@ -30,6 +34,11 @@ class Rope:
     """What cosines and sines are multiplied by."""
     longest: int = 0
     """The positions of the longest text that has these frequencies; 0 if all have."""
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The radians a position of each pair in the graph, where pairs that stay fill up what the kernels require."""
+        return (*self.inv_freq, *[0.0] * (-len(self.inv_freq) % PAIRS_STEP))
 
 
 def rope_types(theirs: Any) -> set[str]:

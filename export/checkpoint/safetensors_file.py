@@ -34,6 +34,11 @@ class StoredRows(TensorFacts):
     path: Path
 
     @property
+    def rows(self) -> int:
+        """The number of rows; a single number is a row."""
+        return self.shape[0] if self.shape else 1
+
+    @property
     def row_size(self) -> int:
         """The number of values in one row."""
         return int(np.prod(self.shape[1:], dtype=np.int64))

@@ -6,17 +6,17 @@ the configuration promises. Source: the safetensors format and Hugging Face's `m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch.nn.functional import softplus
 
 from export.checkpoint.adapter import Adapter, NeedsPeft
 from export.checkpoint.decoder_families import MATRICES
+from export.checkpoint.heads import are_arranged, arranged, has_heads_as_rows
 from export.checkpoint.model_config import ModelConfig, read_model_config
 from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
 from toolkit.errors import InputError
@@ -32,7 +32,8 @@ LM_HEAD = "lm_head.weight"
 LARGEST = 65504.0
 """The largest fp16 value: weights and scales are stored in fp16 somewhere on the way."""
 
-ROTATED = re.compile(r"self_attn\.[qk]_proj\.")
+XIELU_ALPHAS, XIELU_BUFFERS = ("alpha_p", "alpha_n"), ("beta", "eps")
+"""What transformers' xIELU learns, and what it keeps beside that, in each layer."""
 COMPUTED = "rotary_emb.inv_freq"
 """The end of names of tensors that old checkpoints hold and every loader computes again."""
 
@@ -83,7 +84,7 @@ class Checkpoint:
 
         Raises `InputError` if it holds NaN, an infinity or a huge value.
         """
-        rows = self.shapes[name][0]
+        rows = self._stored[name].rows
         step = max(1, SLICE_WEIGHTS // self._stored[name].row_size)
         for begin in range(0, rows, step):
             values = self._rows(name, begin, min(begin + step, rows))
@@ -92,25 +93,33 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor as float32; raises as `slices` does."""
-        tensor = torch.empty(self.shapes[name])
+        tensor = torch.empty(self.shapes[name] or (1,))
         begin = 0
         for values in self.slices(name):
             tensor[begin : begin + len(values)] = values
             begin += len(values)
-        return tensor
+        return tensor.reshape(self.shapes[name])
 
     def parts(self, name: str) -> Iterator[torch.Tensor]:
-        """Read the rows of a stored matrix or bias some at a time, in the order of the graph, which rotates channels r
-        and r + R of a head together; raises as `slices` does."""
+        """Read the rows of a stored matrix or bias some at a time, with heads as the graph has them
+        (`export.checkpoint.heads`); raises as `slices` does."""
         for source in checkpoint_names(self.config, name):
-            if self.config.family.rotates_neighbours and ROTATED.search(source):
-                yield self._in_halves(self.tensor(source))
-            else:
-                yield from self.slices(source)
+            is_whole = are_arranged(self.config) and has_heads_as_rows(source)
+            for values in [self.tensor(source)] if is_whole else self.slices(source):
+                yield arranged(self.config, source, values)
 
     def whole(self, name: str) -> torch.Tensor:
         """Read a stored matrix or bias, in the order of the graph."""
         return torch.cat(list(self.parts(name)))
+
+    def stored_shape(self, name: str) -> tuple[int, int]:
+        """Return the rows and columns of a stored matrix."""
+        shapes = [self.shapes[source] for source in checkpoint_names(self.config, name)]
+        rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
+        attended, *kept = self.config.qkv_sizes
+        if ".qkv_proj." in name:
+            rows = attended + sum(kept)
+        return rows, attended if ".o_proj." in name else columns
 
     def array(self, name: str) -> Floats:
         """Read one tensor as a float32 array; raises as `slices` does."""
@@ -119,15 +128,7 @@ class Checkpoint:
 
     def size_bytes(self, name: str) -> int:
         """Return the bytes of a tensor in its file."""
-        return self._stored[name].size_bytes(self.shapes[name][0])
-
-    def _in_halves(self, values: torch.Tensor) -> torch.Tensor:
-        """Move neighbouring channels of each head R apart."""
-        pairs = max(len(rope.inv_freq) for rope in self.config.ropes if rope)
-        rotated = torch.arange(2 * pairs).reshape(pairs, 2).T.flatten()
-        order_A = torch.cat([rotated, torch.arange(2 * pairs, self.config.head_dim)])
-        heads = values.reshape(-1, self.config.head_dim, *values.shape[1:])
-        return heads[:, order_A].reshape(values.shape)
+        return self._stored[name].size_bytes(self._stored[name].rows)
 
     def _as_tied_as_stored(self, config: ModelConfig) -> ModelConfig:
         """Read the flag as transformers 5 does: one stored matrix serves as both, and two that differ stay two."""
@@ -187,7 +188,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
     for layer in range(config.num_hidden_layers):
         shapes.update({f"model.layers.{layer}.{name}": shape for name, shape in _layer_shapes(config)})
-    shapes["model.norm.weight"] = (hidden,)
+    shapes |= {f"model.norm.{end}": (hidden,) for end in _norm_ends(config)}
     if not config.tie_word_embeddings:
         shapes[LM_HEAD] = (config.vocab_size, hidden)
     return shapes
@@ -196,14 +197,14 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, intermediate, family = config.hidden_size, config.intermediate_size, config.family
     for norm in family.norms:
-        yield f"{norm}.weight", (hidden,)
+        yield from ((f"{norm}.{end}", (hidden,)) for end in _norm_ends(config))
     if family.qk_norm:
-        for name, size in zip("qk", config.qkv_sizes, strict=False):
+        for name, size in zip("qk", config.stored_qkv_sizes, strict=False):
             yield f"self_attn.{name}_norm.weight", (config.head_dim if family.qk_norm == "each head" else size,)
     for stored, parts, columns, has_bias in (
-        ("self_attn.qkv_proj", config.qkv_sizes, hidden, config.qkv_bias),
-        ("self_attn.o_proj", (hidden,), config.qkv_sizes[0], config.output_bias),
-        ("mlp.gate_up_proj", (intermediate, intermediate), hidden, config.mlp_bias),
+        ("self_attn.qkv_proj", config.stored_qkv_sizes, hidden, config.qkv_bias),
+        ("self_attn.o_proj", (hidden,), config.stored_qkv_sizes[0], config.output_bias),
+        ("mlp.gate_up_proj", (intermediate,) * (2 if family.has_gate else 1), hidden, config.mlp_bias),
         ("mlp.down_proj", (hidden,), intermediate, config.mlp_bias),
     ):
         sources = family.sources[stored]
@@ -211,6 +212,13 @@ def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{source}.weight", (rows, columns)
             if has_bias:
                 yield f"{source}.bias", (rows,)
+    if config.activation == "xielu":
+        yield from {f"mlp.act_fn.{name}": (1,) for name in XIELU_ALPHAS}.items()
+        yield from ((f"mlp.act_fn.{name}", ()) for name in XIELU_BUFFERS)
+
+
+def _norm_ends(config: ModelConfig) -> tuple[str, ...]:
+    return ("weight", "bias") if config.family.norms_center else ("weight",)
 
 
 def checkpoint_names(config: ModelConfig, name: str) -> list[str]:
@@ -254,15 +262,38 @@ def read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
 
 
 def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Return by name what norms multiply by, and biases, joined as the stored matrices are."""
+    """Return by name what norms multiply by and add, biases, joined as the stored matrices are, and the numbers of an
+    activation."""
     config = checkpoint.config
-    one = np.float32(config.family.norms_add_one)
-    found = {name: checkpoint.array(name) + one for name in checkpoint.shapes if name.endswith("norm.weight")}
+    norms = [name for name in checkpoint.shapes if name.split(".")[-2] in _norm_names(config)]
+    found = {name: arranged(config, name, _norm(checkpoint, name)).numpy() for name in norms}
     biases = {
         "self_attn.qkv_proj": config.qkv_bias,
         "self_attn.o_proj": config.output_bias,
         "mlp.gate_up_proj": config.mlp_bias,
         "mlp.down_proj": config.mlp_bias,
     }
-    names = [f"model.layers.{layer}.{module}.bias" for layer in range(config.num_hidden_layers) for module in MATRICES]
-    return found | {name: checkpoint.whole(name).numpy() for name in names if biases[name.split(".", 3)[3][:-5]]}
+    layers = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers)]
+    modules = [module for module in MATRICES if biases[module]]
+    names = [f"{layer}.{module}.bias" for layer in layers for module in modules]
+    found |= {name: checkpoint.whole(name).numpy() for name in names}
+    for layer in layers if config.activation == "xielu" else ():
+        found |= _xielu(checkpoint, f"{layer}.mlp.act_fn")
+    return found
+
+
+def _norm_names(config: ModelConfig) -> set[str]:
+    return {"norm", "q_norm", "k_norm", *config.family.norms}
+
+
+def _norm(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    adds_one = checkpoint.config.family.norms_add_one and name.endswith("weight")
+    return checkpoint.tensor(name) + float(adds_one)
+
+
+def _xielu(checkpoint: Checkpoint, prefix: str) -> dict[str, Floats]:
+    """Return an activation's numbers as they are computed with: alphas above 0, and above beta."""
+    numbers = {name: checkpoint.tensor(f"{prefix}.{name}") for name in (*XIELU_ALPHAS, *XIELU_BUFFERS)}
+    for name, least in (("alpha_p", 0.0), ("alpha_n", numbers["beta"])):
+        numbers[name] = softplus(numbers[name]) + least
+    return {f"{prefix}.{name}": number.numpy() for name, number in numbers.items()}

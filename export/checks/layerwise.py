@@ -17,9 +17,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
-from export.calibration.layer import Layer
+from export.calibration.layer import Layer, final_norm
 from export.calibration.texts import CalibrationText
 from export.checkpoint.tensors import EMBEDDING, Checkpoint, vectors
 
@@ -82,10 +81,9 @@ class LayerwiseModel:
             states = [_through(layer, states_BTD) for states_BTD in states]
             del layer  # before the next one is read
             advance()
-        weight_D = torch.from_numpy(self._vectors["model.norm.weight"])
+        norm = final_norm(config, self._vectors)
         return {
-            ids: rms_norm(states_BTD[0, -count:], weight_D.shape, weight_D, config.rms_norm_eps)
-            for (ids, count), states_BTD in zip(compared.items(), states, strict=True)
+            ids: norm(states_BTD[0, -count:]) for (ids, count), states_BTD in zip(compared.items(), states, strict=True)
         }
 
     def _embedded(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:

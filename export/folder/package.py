@@ -81,7 +81,7 @@ def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any
                 "session_options": {"intra_op_num_threads": physical_cores(), "provider_options": []},
                 "filename": MODEL_FILE,
                 "hidden_size": config.hidden_size,
-                "head_size": config.head_dim,
+                "head_size": config.padded_head_dim,
                 "num_attention_heads": config.num_attention_heads,
                 "num_key_value_heads": config.num_key_value_heads,
                 "num_hidden_layers": config.num_hidden_layers,

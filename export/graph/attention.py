@@ -88,8 +88,8 @@ def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
 def _table(graph: Nodes, rope: Rope, index: int, positions_P1: str) -> tuple[str, str]:
     """Write one rope's cosines and sines."""
     name = "rotary.inv_freq" + (f".{index}" if index else "")
-    inv_freq_1R = graph.constant(name, np.array([rope.inv_freq], dtype=np.float32))
-    angles_PR = graph.node("Mul", [positions_P1, inv_freq_1R])
+    turns_1R = graph.constant(name, np.array([rope.turns], dtype=np.float32))
+    angles_PR = graph.node("Mul", [positions_P1, turns_1R])
     cos_PR, sin_PR = (graph.times(graph.node(kind, [angles_PR]), rope.length) for kind in ("Cos", "Sin"))
     return cos_PR, sin_PR
 
@@ -102,11 +102,11 @@ def _split_and_norm(graph: Nodes, config: ModelConfig, prefix: str, qkv: str) ->
     normed = []
     for name, size in zip(names[:2], config.qkv_sizes, strict=False):
         if config.family.qk_norm == "all heads":
-            normed.append(graph.norm(f"{name}_norm.weight", name, config))
+            normed.append(graph.norm(f"{name}_norm.weight", name, config.qk_norm_eps))
             continue
-        heads_shape = graph.constant(f"{name}.heads", np.array([0, 0, -1, config.head_dim], dtype=np.int64))
+        heads_shape = graph.constant(f"{name}.heads", np.array([0, 0, -1, config.padded_head_dim], dtype=np.int64))
         flat_shape = graph.constant(f"{name}.flat", np.array([0, 0, size], dtype=np.int64))
         heads_BTHA = graph.node("Reshape", [name, heads_shape])
-        heads_BTHA = graph.norm(f"{name}_norm.weight", heads_BTHA, config)
+        heads_BTHA = graph.norm(f"{name}_norm.weight", heads_BTHA, config.qk_norm_eps)
         normed.append(graph.node("Reshape", [heads_BTHA, flat_shape]))
     return normed[0], normed[1], names[2]

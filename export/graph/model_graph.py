@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.checkpoint.model_config import ModelConfig
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, XIELU_ALPHAS, XIELU_BUFFERS
 from export.folder.weights_file import Weights
 from export.graph.attention import attended_positions, attention
 from export.graph.attention_over_codes import attention_over_codes
@@ -86,25 +86,48 @@ class Stream:
             return normed_BTD
         if update_BTD:
             self._sum_BTD = graph.node("Add", [self._sum_BTD, update_BTD])
-        return graph.norm(name, self._sum_BTD, self._config) if norm else self._sum_BTD
+        return graph.norm(name, self._sum_BTD, self._config.rms_norm_eps) if norm else self._sum_BTD
 
     def add(self, update_BTD: str, prefix: str, norm: str) -> None:
         """Add what attention or an MLP computed, normed if there is a norm."""
         if norm:
-            update_BTD = self._graph.norm(f"{prefix}.{norm}.weight", update_BTD, self._config)
+            update_BTD = self._graph.norm(f"{prefix}.{norm}.weight", update_BTD, self._config.rms_norm_eps)
         self._update_BTD = self._graph.times(update_BTD, self._config.residual_multiplier)
 
 
 def _mlp(graph: Nodes, config: ModelConfig, prefix: str, normed_BTD: str) -> str:
-    gate_BTF, up_BTF = f"{prefix}.gate", f"{prefix}.up"
     gate_up = graph.linear(f"{prefix}.gate_up_proj.weight", normed_BTD)
+    if not config.family.has_gate:
+        return graph.linear(f"{prefix}.down_proj.weight", _activation(graph, config, prefix, gate_up))
+    gate_BTF, up_BTF = f"{prefix}.gate", f"{prefix}.up"
     graph.node("Split", [gate_up], outputs=[gate_BTF, up_BTF], axis=-1, num_outputs=2)
-    if config.activation == "gelu_tanh":
-        active_BTF = graph.node("Gelu", [gate_BTF], approximate="tanh")
-    else:
-        sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
-        active_BTF = graph.node("Mul", [gate_BTF, sigmoid_BTF])
+    active_BTF = _activation(graph, config, prefix, gate_BTF)
     return graph.linear(f"{prefix}.down_proj.weight", graph.node("Mul", [active_BTF, up_BTF]))
+
+
+def _activation(graph: Nodes, config: ModelConfig, prefix: str, gate_BTF: str) -> str:
+    match config.activation:
+        case "gelu_tanh":
+            return graph.node("Gelu", [gate_BTF], approximate="tanh")
+        case "relu_squared":
+            positive_BTF = graph.node("Relu", [gate_BTF])
+            return graph.node("Mul", [positive_BTF, positive_BTF])
+        case "xielu":
+            return _xielu(graph, f"{prefix}.act_fn", gate_BTF)
+    sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
+    return graph.node("Mul", [gate_BTF, sigmoid_BTF])
+
+
+def _xielu(graph: Nodes, prefix: str, gate_BTF: str) -> str:
+    """Write beta x + alpha_p x² where x is positive, and beta x + alpha_n (eˣ - 1 - x) elsewhere."""
+    alpha_p, alpha_n, beta, eps = (graph.vector(f"{prefix}.{name}") for name in (*XIELU_ALPHAS, *XIELU_BUFFERS))
+    positive_BTF = graph.node("Mul", [graph.node("Mul", [gate_BTF, gate_BTF]), alpha_p])
+    grown_BTF = graph.node("Elu", [graph.node("Min", [gate_BTF, eps])])  # eˣ - 1 below 0
+    negative_BTF = graph.node("Mul", [graph.node("Sub", [grown_BTF, gate_BTF]), alpha_n])
+    zero = graph.constant("zero", np.array(0, dtype=np.float32))
+    is_positive = graph.node("Greater", [gate_BTF, zero])
+    curved_BTF = graph.node("Where", [is_positive, positive_BTF, negative_BTF])
+    return graph.node("Add", [curved_BTF, graph.node("Mul", [gate_BTF, beta])])
 
 
 def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
@@ -118,7 +141,7 @@ def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
 def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool, has_3bits: bool) -> onnx.ModelProto:
     cache_type = TensorProto.INT8 if has_int8_cache else TensorProto.FLOAT
     opset = INT8_CACHE_OPSET if has_int8_cache else OPSET
-    heads, size = config.num_key_value_heads, config.head_dim
+    heads, size = config.num_key_value_heads, config.padded_head_dim
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),

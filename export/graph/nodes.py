@@ -86,11 +86,20 @@ class Nodes:
         """Let an attribute of the last node refer to one of the function around it."""
         self.nodes[-1].attribute.append(onnx.AttributeProto(name=name, ref_attr_name=to, type=kind))
 
-    def norm(self, name: str, input_name: str, config: ModelConfig) -> str:
-        weight = self.constant(name, self._vectors[name])
-        return self.node(
-            "SimplifiedLayerNormalization", [input_name, weight], axis=-1, epsilon=config.rms_norm_eps, stash_type=1
-        )
+    def vector(self, name: str) -> str:
+        """Add a norm's weights, a bias, or another of the vectors."""
+        return self.constant(name, self._vectors[name])
+
+    def norm(self, name: str, input_name: str, eps: float) -> str:
+        """Norm by the name of the weight; one that has a bias subtracts the mean as well."""
+        kind, parameters = self._norm(name)
+        return self.node(kind, [input_name, *parameters], axis=-1, epsilon=eps, stash_type=1)
+
+    def _norm(self, name: str) -> tuple[str, list[str]]:
+        bias = f"{name.removesuffix('weight')}bias"
+        if bias in self._vectors:
+            return "LayerNormalization", [self.vector(name), self.vector(bias)]
+        return "SimplifiedLayerNormalization", [self.vector(name)]
 
     def times(self, input_name: str, factor: float) -> str:
         """Multiply by a number, unless it is 1."""
@@ -100,11 +109,11 @@ class Nodes:
 
     def skip_norm(self, name: str, update: str, residual: str, config: ModelConfig) -> tuple[str, str]:
         """Add update + residual and its norm; returns the names of the norm and of the sum."""
-        weight = self.constant(name, self._vectors[name])
+        kind, parameters = self._norm(name)
         normed, total = f"{name}.normed", f"{name}.sum"
         self.node(
-            "SkipSimplifiedLayerNormalization",
-            [update, residual, weight],
+            f"Skip{kind}",
+            [update, residual, *parameters],
             outputs=[normed, "", "", total],
             domain=MICROSOFT,
             epsilon=config.rms_norm_eps,

@@ -143,6 +143,39 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "Apertus": ("Apertus", {"rope_parameters": LLAMA3, "attention_bias": True}),
+    "Arcee": ("Arcee", {"attention_bias": True, "mlp_bias": True}),
+    "Helium": ("Helium", {"head_dim": 16, "attention_bias": True, "mlp_bias": True}),
+    "HyperCLOVA X": (
+        "HyperCLOVAX",
+        {
+            "tie_word_embeddings": True,
+            "mlp_bias": True,
+            "attention_multiplier": 0.1,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 0.125,
+        },
+    ),
+    "Jais 2": ("Jais2", {}),
+    "Nemotron": (
+        "Nemotron",
+        {
+            "head_dim": 32,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "StarCoder 2": ("Starcoder2", {"sliding_window": 7}),
+    "Llama with heads of 20 that are filled up": ("Llama", {"head_dim": 20, "attention_bias": True}),
+    "Qwen3 with heads of 24 that are filled up": ("Qwen3", {"head_dim": 24}),
+    "OLMo 2 with heads of 8 that are filled up": ("Olmo2", {"num_attention_heads": 8, "num_key_value_heads": 4}),
+    "GLM with heads of 24 that are filled up": ("Glm", {"head_dim": 24, "attention_bias": True}),
+    "Phi-3 with pairs that are filled up": (
+        "Phi3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}},
+    ),
+    "SmolLM3 with heads of 20 that are filled up": ("SmolLM3", {"head_dim": 20, "no_rope_layers": [1, 0]}),
     "Seed-OSS": ("SeedOss", {"head_dim": 16, "attention_bias": True, "attention_out_bias": True, "mlp_bias": True}),
 }
 assert {f"{family}ForCausalLM" for family, _ in VARIANTS.values()} == set(FAMILIES)

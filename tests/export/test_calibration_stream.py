@@ -13,6 +13,7 @@ from torch import Tensor
 from export.calibration.hidden_states import Batch
 from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
 from export.calibration.stream import CalibrationStream
+from export.checkpoint.heads import head_order
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.tensors import Checkpoint, vectors
 from export.quantization.codes import Weight, dequantize, quantize_nearest
@@ -75,17 +76,20 @@ def test_importance_is_the_diagonal_of_the_second_moment() -> None:
     torch.testing.assert_close(importance(batches), moments(batches)[0].diagonal())
 
 
-def as_stored(qkv_NK: torch.Tensor, config: ModelConfig) -> torch.Tensor:
-    """Put the rotated channels of queries and keys back beside each other."""
-    queries, keys, _ = config.qkv_sizes
-    pairs = len(next(rope.inv_freq for rope in config.ropes if rope))
-    stored_NK = qkv_NK.clone()
-    heads_HAK = qkv_NK[: queries + keys].unflatten(0, (-1, config.head_dim))
-    stored_HAK = stored_NK[: queries + keys].unflatten(0, (-1, config.head_dim))
-    for pair in range(pairs):
-        stored_HAK[:, 2 * pair] = heads_HAK[:, pair]
-        stored_HAK[:, 2 * pair + 1] = heads_HAK[:, pairs + pair]
-    return stored_NK
+def as_stored(rounded_NK: torch.Tensor, config: ModelConfig, layer: int, letters: str) -> torch.Tensor:
+    """Put the channels of heads back to where the checkpoint has them; what was added must still be zeros."""
+    sizes = config.qkv_sizes if letters == "qkv" else (len(rounded_NK),)
+    parts = []
+    for letter, part_NK in zip(letters, rounded_NK.split(sizes), strict=True):
+        heads_HAK = part_NK.unflatten(0, (-1, config.padded_head_dim))
+        stored_HAK = torch.full((len(heads_HAK), config.head_dim, heads_HAK.shape[-1]), torch.nan)
+        for place, channel in enumerate(head_order(config, layer, letter).tolist()):
+            if channel < config.head_dim:
+                stored_HAK[:, channel] = heads_HAK[:, place]
+            else:
+                assert not heads_HAK[:, place].any()
+        parts.append(stored_HAK.flatten(0, 1))
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("method", get_args(Calibrated))
@@ -113,8 +117,10 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
             linears = [block.get_submodule(part) for part in checkpoint.config.family.sources[module]]
             sizes = [len(linear.weight) for linear in linears]
             rounded_NK = torch.from_numpy(dequantize(quantized))
-            if checkpoint.config.family.rotates_neighbours and module == "self_attn.qkv_proj":
-                rounded_NK = as_stored(rounded_NK, checkpoint.config)
+            if module == "self_attn.qkv_proj":
+                rounded_NK = as_stored(rounded_NK, checkpoint.config, layer, "qkv")
+            if module == "self_attn.o_proj":
+                rounded_NK = as_stored(rounded_NK.T, checkpoint.config, layer, "v").T
             for linear, piece in zip(linears, torch.split(rounded_NK, sizes), strict=True):
                 linear.weight.data = piece
     [batch] = stream.states

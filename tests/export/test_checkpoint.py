@@ -41,7 +41,8 @@ def test_a_sharded_bf16_checkpoint_reads_as_the_single_one_rounded(tiny_student:
 
 def test_tensor_shapes_name_every_tensor_of_each_architecture(checkpoint_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder)
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    kept = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
+    expected = {name: tuple(tensor.shape) for name, tensor in (dict(model.named_parameters()) | kept).items()}
     assert tensor_shapes(Checkpoint(checkpoint_folder).config) == expected
 
 

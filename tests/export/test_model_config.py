@@ -32,6 +32,7 @@ def read(folder: Path, family: str, **values: Any) -> ModelConfig:
         {"rope_theta": 5e5, "rope_scaling": {name: value for name, value in LLAMA3.items() if name != "rope_theta"}},
         {"rope_theta": 1e4, "max_position_embeddings": 131072, "rope_scaling": LLAMA3 | {"factor": 32.0}},
         {"head_dim": 48},
+        {"head_dim": 20},
     ],
 )
 def test_frequencies_are_the_bits_of_transformers(family: str, values: dict[str, Any], tmp_path: Path) -> None:
@@ -71,9 +72,9 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
-        ("Llama", {"head_dim": 120}, r"head_dim \(120\) must be a multiple of 16 up to 256"),
-        ("Qwen3", {"head_dim": 512}, r"head_dim \(512\) must be a multiple of 16 up to 256"),
-        ("Llama", {"hidden_size": 400}, r"head_dim \(100\) must be a multiple of 16"),
+        ("Llama", {"head_dim": 25}, r"RoPE requires an even rotary dimension, but got `head_dim`=25"),
+        ("Qwen3", {"head_dim": 512}, r"head_dim \(512, in the graph 512\) must be at most 256"),
+        ("HyperCLOVAX", {"use_post_norm": False}, r"use_post_norm \(False\) must be True"),
         ("Llama", {"num_hidden_layers": 10**9}, r"num_hidden_layers in .* must be from 1 to 4096"),
         ("Mistral", {"layer_types": ["full_attention"] * 2}, r"config\.json describes Ministral \(layer_types\)"),
         ("Llama", {"model_type": "mistral"}, r"model_type \(mistral\) in .* is not that of LlamaForCausalLM"),
@@ -95,6 +96,14 @@ def test_what_the_graph_cannot_compute_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, family, **values)
+
+
+@pytest.mark.parametrize("family", ["InternLM3", "IQuestCoder"])
+def test_a_model_of_other_code_is_of_the_class_by_which_transformers_computes_it(family: str, tmp_path: Path) -> None:
+    config = read(tmp_path, family)
+    model = built(tmp_path)
+    assert model is not None and config.architecture == type(model).__name__ == "LlamaForCausalLM"
+    assert {name: tuple(parameter.shape) for name, parameter in model.named_parameters()} == tensor_shapes(config)
 
 
 ODD: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from export.calibration.texts import read_texts
+from export.checkpoint.heads import are_arranged
 from export.checkpoint.source import float_model
 from export.checkpoint.tensors import LM_HEAD, Checkpoint, checkpoint_names
 from export.checks.parity import Bounds, compare
@@ -87,7 +88,7 @@ def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_fold
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     checkpoint = Checkpoint(checkpoint_folder, None)
     family = checkpoint.config.family
-    if family.norms_add_one or family.rotates_neighbours or checkpoint.config.logits_scaling != 1:
+    if family.norms_add_one or are_arranged(checkpoint.config) or checkpoint.config.logits_scaling != 1:
         with pytest.raises(InputError, match=f"cannot train {checkpoint.config.architecture}"):
             check_recovery(checkpoint.config)
         return

@@ -93,6 +93,20 @@ def test_every_architecture_decodes_as_torch_does_with_the_same_floats(
     np.testing.assert_allclose(decoder.score(ids) / scale, expected_TV / scale, atol=2e-6)
     stepped_TV = [decoder.start([ids[:20]])[0], *(decoder.step(np.array([i]))[0] for i in ids[20:])]
     np.testing.assert_allclose(np.array(stepped_TV) / scale, expected_TV[19:] / scale, atol=2e-6)
+    [found] = complete(decoder, [ids[:20]], replace(GREEDY, max_new_tokens=12), frozenset())
+    chosen_TV = model(torch.tensor([ids[:20] + found.ids])).logits[0, 19:-1].detach().numpy()
+    missed_T = chosen_TV.max(axis=1) - chosen_TV[np.arange(12), found.ids]
+    assert (missed_T <= 4e-6 * scale).all(), "greedy text is the likeliest, but for near ties"
+
+
+@pytest.mark.parametrize("checkpoint_folder", ["Llama with heads of 20 that are filled up"], indirect=True)
+def test_an_export_says_what_heads_cost_that_are_filled_up(
+    checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_model(replace(nearest_config(checkpoint_folder, tmp_path / "fp32", "fp32"), bounds=None))
+    line = "zeros fill up heads of 20 channels to 32, which attention's kernels require; keys and values take 60 % more"
+    assert line in capsys.readouterr().err
+    assert {shape.head_dim for shape in [OnnxDecoder(tmp_path / "fp32").model.shape]} == {32}
 
 
 @pytest.mark.parametrize("checkpoint_folder", ["Phi-3 with LongRoPE"], indirect=True)

@@ -153,6 +153,43 @@ def test_each_digit_is_a_token_even_where_the_vocabulary_has_longer_numbers() ->
     assert build_tokenizer(facts).encode("12").tokens == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("dbrx", ["HelloWorld", "'re", " it", "'s", " ", "123", "4", " a", "/b", "\n\n", "x", "))\n", "/y"]),
+        ("gpt-4o", ["Hello", "World're", " it's", " ", "123", "4", " a", "/b", "\n\n", "x", "))\n/", "y"]),
+    ],
+)
+def test_a_text_is_split_as_the_tokenizer_of_that_name_splits_it(pre: str, pieces: list[str]) -> None:
+    facts = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": ["a", "<|im_end|>"],
+        "tokenizer.ggml.token_type": [1, 3],
+        "tokenizer.ggml.merges": [],
+    }
+    before: Any = build_tokenizer(facts).pre_tokenizer
+    found = before.pre_tokenize_str("".join(pieces))
+    assert ["".join(pieces)[begin:end] for _, (begin, end) in found] == pieces
+
+
+@pytest.mark.parametrize(("architecture", "spaces"), [("phi3", ["▁hi"]), ("llama", ["▁", "<0x0A>", "hi"])])
+def test_white_space_behind_the_turns_of_phi_3_is_no_token(architecture: str, spaces: list[str]) -> None:
+    tokens = ["<unk>", "<s>", "</s>", "<|user|>", "▁", "h", "i", "hi", "▁hi", "<0x0A>"]
+    facts = {
+        "general.architecture": architecture,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [2, 3, 4, 3, 1, 1, 1, 1, 1, 6],
+        "tokenizer.ggml.scores": [0.0] * 4 + [-4.0, -5.0, -6.0, -1.0, -2.0, 0.0],
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    tokenizer = build_tokenizer(facts)
+    found, first = ([tokens[id] for id in tokenizer.encode(text).ids] for text in ("<|user|>\nhi", "<s> hi"))
+    assert found == ["<|user|>", *spaces]
+    assert first[1] == "▁", "it stays behind the first token of a text"
+
+
 def test_unpermute_undoes_the_permutation() -> None:
     weight = np.arange(24 * 3, dtype=np.float32).reshape(24, 3)
     for num_heads in (1, 2, 3):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import ChatFormat, write_chat_files
 from toolkit.machine.advice import advise
-from toolkit.sources.gguf_families import GGUF_FAMILIES, LLAMA_LAYER, QK_NORMS, GgufFamily
+from toolkit.sources.gguf_families import GGUF_FAMILIES, LLAMA_LAYER, QK_NORMS, GgufFamily, shortest
 from toolkit.sources.gguf_header import Facts, GgufTensor, read_parts
 from toolkit.sources.gguf_tokenizer import build_tokenizer
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
@@ -71,6 +71,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     facts, parts = read_parts(source)
     _refuse_unsupported(facts)
     family, _ = _family(facts)
+    facts |= _lists(parts, family)
     tensors = {name: tensor for part in parts.values() for name, tensor in part.items()}
     config = model_config(facts, tied="output.weight" not in tensors)
     _check_shapes(tensors, config, family)
@@ -95,6 +96,19 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     except InputError as error:  # it names a temporary file
         raise InputError(str(error).replace(str(folder), source.name)) from error
     write_parameters(parts, config, family, folder / "model.safetensors")
+
+
+def _lists(parts: Mapping[Path, dict[str, GgufTensor]], family: GgufFamily) -> dict[str, list[float]]:
+    """Take the tensors that are settings out of the files' tensors, and return their numbers."""
+    found = {}
+    for source, tensors in parts.items():
+        for name in tensors.keys() & set(family.own_lists):
+            tensor = tensors.pop(name)
+            with source.open("rb") as packed:
+                pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
+            values = _dequantized(name, tensor, _stored_rows(name, tensor, pages))
+            found[name] = [shortest(value) for value in values.ravel().tolist()]
+    return found
 
 
 def _template(facts: Facts, source: Path) -> str:
@@ -189,16 +203,18 @@ def _shapes(config: Mapping[str, Any], family: GgufFamily) -> Iterator[tuple[str
     attended, kept = (head_dim * config[f"num_{kind}_heads"] for kind in ("attention", "key_value"))
     yield from {"token_embd.weight": (vocabulary, hidden), "output_norm.weight": (hidden,)}.items()
     yield "output.weight", (vocabulary, hidden)
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(family.layer, (hidden,)) | {
+    matrices = {
         "attn_q": (attended, hidden),
         "attn_k": (kept, hidden),
         "attn_v": (kept, hidden),
+        "attn_qkv": (attended + 2 * kept, hidden),
         "attn_output": (hidden, attended),
         "ffn_gate": (feed_forward, hidden),
-        "ffn_up": (feed_forward, hidden),
+        "ffn_up": (feed_forward * (1 if "ffn_gate" in family.layer else 2), hidden),
         "ffn_down": (hidden, feed_forward),
     }
-    shapes |= {kind: (head_dim,) for kind in QK_NORMS if kind in family.layer}
+    norms = dict.fromkeys(family.layer, (hidden,)) | dict.fromkeys(QK_NORMS, (head_dim,))
+    shapes: dict[str, tuple[int, ...]] = {kind: (norms | matrices)[kind] for kind in family.layer}
     for layer in range(config["num_hidden_layers"]):
         yield from ((f"blk.{layer}.{kind}.weight", shape) for kind, shape in shapes.items())
         yield from ((f"blk.{layer}.{kind}.bias", shapes[kind][:1]) for kind in family.biases)
@@ -207,7 +223,6 @@ def _shapes(config: Mapping[str, Any], family: GgufFamily) -> Iterator[tuple[str
 def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
     """Return the `config.json` that a GGUF's metadata describes."""
     family, prefix = _family(facts)
-    eps = np.float32(facts.positive(f"{prefix}attention.layer_norm_rms_epsilon"))
     config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -221,7 +236,7 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "rms_norm_eps": float(str(eps)),  # the shortest decimal of the stored float32
+        "rms_norm_eps": shortest(facts.positive(f"{prefix}attention.layer_norm_rms_epsilon")),
         "rope_theta": facts.positive(f"{prefix}rope.freq_base"),
         "tie_word_embeddings": tied,
         **{
@@ -274,8 +289,6 @@ def parameter_rows(
     name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict[str, Any], family: GgufFamily
 ) -> Iterator[NDArray[Any]]:
     """Yield a parameter in slices of its rows, as the bits of its `dtype_of`."""
-    from gguf.constants import GGMLQuantizationType
-    from gguf.quants import dequantize
     from ml_dtypes import bfloat16
 
     dtype = {"BF16": bfloat16, "F16": np.float16, "F32": np.float32}[dtype_of(tensor)]
@@ -288,16 +301,24 @@ def parameter_rows(
         head_dim = len(stored) // heads[kind]
         step = max(1, step // head_dim) * head_dim
     for begin in range(0, len(stored), step):
-        try:
-            with np.errstate(all="ignore"):  # what is not finite is refused below, in one line
-                rows = dequantize(stored[begin : begin + step], GGMLQuantizationType(tensor.kind))
-        except NotImplementedError as error:
-            raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
-        if not np.isfinite(rows).all():
-            raise InputError(f"{name} of the GGUF file holds NaN or infinite values; get it again")
+        rows = _dequantized(name, tensor, stored[begin : begin + step])
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
         yield (rows - np.float32(less)).astype(dtype)
+
+
+def _dequantized(name: str, tensor: GgufTensor, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused below, in one line
+            values: NDArray[np.float32] = dequantize(rows, GGMLQuantizationType(tensor.kind))
+    except NotImplementedError as error:
+        raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} of the GGUF file holds NaN or infinite values; get it again")
+    return values
 
 
 def _check_places(tensors: Mapping[str, GgufTensor]) -> None:

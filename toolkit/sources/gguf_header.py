@@ -64,6 +64,11 @@ class Facts(dict[str, Any]):
         fits = isinstance(self[name], float) and 0 < self[name] < math.inf
         return float(self._checked(name, self[name], fits, "a number above 0"))
 
+    def numbers(self, name: str, count: int) -> list[float]:
+        values = self[name]
+        fits = isinstance(values, list) and len(values) == count and all(isinstance(x, float) and x > 0 for x in values)
+        return list(self._checked(name, values, fits, f"a list of {count} numbers above 0"))
+
     def token_id(self, name: str) -> int:
         size = len(self["tokenizer.ggml.tokens"])
         fits = type(self[name]) is int and 0 <= self[name] < size

@@ -18,13 +18,25 @@ from toolkit.sources.gguf_header import Facts
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 """Values of `tokenizer.ggml.token_type` (GGUF specification): text is split at control and user-defined tokens before
 merging."""
+PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")
+"""The added tokens of Phi-3's SentencePiece behind which white space stays; no fact says it, and llama.cpp goes by the
+model's name."""
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+REST = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"
+LLAMA_3 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{REST}"
+CAPITALS, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+CASED_WORDS = "|".join(
+    rf"[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}{most}{SMALL}{least}{CONTRACTIONS}?" for most, least in ("*+", "+*")
+)
+"""Words that end before a capital, such as the two of `HelloWorld`."""
 SPLITS: Mapping[str, str] = {
-    "llama-bpe": rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{REST}",
+    "dbrx": LLAMA_3,
+    "gpt-4o": rf"{CASED_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}",
+    "llama-bpe": LLAMA_3,
     "qwen2": rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{REST}",
 }
 """The pieces that some pre-tokenizers make (llama.cpp's table of `tokenizer.ggml.pre`)."""
@@ -45,11 +57,14 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
             f"the GGUF tokenizer {kind!s:.60} with {pre!s:.60} is not supported, only llama, and gpt2 with "
             f"smollm, {', '.join(SPLITS)}; take the model's safetensors"
         )
-    types = list(zip(tokens, kinds, strict=True))
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t, kind in types if kind == CONTROL]
-    )
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in types if kind == USER_DEFINED])
+    strips = kind == "llama" and facts.get("general.architecture") == "phi3"
+    added = [
+        (each, AddedToken(t, special=each == CONTROL, normalized=False, rstrip=strips and t not in PHI3_KEEPS))
+        for t, each in zip(tokens, kinds, strict=True)
+        if each in (CONTROL, USER_DEFINED)
+    ]
+    tokenizer.add_special_tokens([token for each, token in added if each == CONTROL])
+    tokenizer.add_tokens([token for each, token in added if each == USER_DEFINED])
     return tokenizer
 
 
