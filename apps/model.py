@@ -13,7 +13,8 @@ from apps.learned_questions import learned_questions
 from apps.read_ahead import ReadAhead
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
 from export.runtime.verify.checks import check_start, outgrown, why_no_record
-from toolkit.formats.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import TOKENIZER, ChatFormat
 from toolkit.generation.chat_model import ChatModel, LocalChatModel
 from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.runs import folder_bytes
@@ -85,12 +86,34 @@ def check_folder(folder: Path) -> None:
         say(line)
 
 
+def chat_format_of(folder: Path, adapter: Path | None = None) -> ChatFormat:
+    """Read the tokenizer and template that a folder's model has with an adapter: the adapter's own, if it has any,
+    because they were trained together.
+
+    Raises `InputError` if the adapter's tokenizer gives a token another id than the folder's.
+    """
+    own = ChatFormat.from_folder(folder)
+    if adapter is None or not (adapter / TOKENIZER).is_file():
+        return own
+    trained = ChatFormat.from_folder(adapter, model_folder=folder)
+    ids = own.tokenizer.get_vocab()
+    for token, number in trained.tokenizer.get_vocab().items():
+        if ids.get(token) != number:
+            raise InputError(
+                f"{token!r:.40} is number {number} in the tokenizer of {adapter} and {ids.get(token)} in that of "
+                f"{folder}; give the exported folder of the adapter's own base"
+            )
+    return trained
+
+
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
     """Load an exported folder; raises `InputError` if it is none or fails the fast part of `toolkit verify`."""
     check_folder(folder)
-    decoder, chat_format, lock = open_decoder(folder), ChatFormat.from_folder(folder), threading.Lock()
+    decoder, lock = open_decoder(folder), threading.Lock()
+    chat_format = chat_format_of(folder, decoder.adapter)
+    parts = [folder] if decoder.adapter is None else [folder, decoder.adapter]
     return Model(
-        name=folder.resolve().name,
+        name=" + ".join(part.resolve().name for part in parts),
         size_bytes=folder_bytes(folder),
         chat_model=LocalChatModel(SpeculativeDecoder(decoder, time.perf_counter), chat_format),
         lock=lock,

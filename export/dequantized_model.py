@@ -21,13 +21,13 @@ from torch import Tensor
 
 from export.checkpoint.model_config import read_model_config
 from export.checkpoint.quantized_formats import FORMATS, MARKS, check_format
-from export.checkpoint.safetensors_file import INDEX
 from export.checkpoint.tensors import read_headers, tensor_shapes
 from toolkit.errors import InputError
 from toolkit.machine.user_folders import cached_model_folder
 from toolkit.progress import Progress
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
+from toolkit.sources.safetensors_header import INDEX
 from toolkit.terminal import listed, say
 
 SHARD_BYTES = 2**30

@@ -1,5 +1,5 @@
 """Opens a model, and has PEFT merge an adapter beforehand if it cannot be merged while the base is read
-(`export.checkpoint.adapter`).
+(`toolkit.sources.adapter_folder`).
 
     base + adapter ─ PEFT's merge_and_unload ─ <cache folder>/models/<adapter>-<digest>/
 
@@ -20,9 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.checkpoint.adapter import CONFIG, NeedsPeft
 from export.checkpoint.model_config import read_model_config
-from export.checkpoint.safetensors_file import SINGLE
 from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.dequantized_model import float_folder
@@ -34,6 +32,8 @@ from toolkit.machine.user_folders import cached_model_folder
 from toolkit.model.decoder import load_model
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
+from toolkit.sources.adapter_folder import CONFIG, NeedsPeft
+from toolkit.sources.safetensors_header import SINGLE
 from toolkit.terminal import listed, say
 
 SAMPLED_TOKENS = 24

@@ -98,6 +98,7 @@ def run_chat(
     data: Path,
     *,
     against: str = "",
+    adapter: Path | None = None,
     open_decoder: OpenDecoder = CHAT_DECODER,
     host: str = "127.0.0.1",
     port: int,
@@ -105,11 +106,13 @@ def run_chat(
 ) -> None:
     """Open an exported folder or an endpoint, and a second one to compare it `against` if given; serve until interrupted.
 
-    `data`: the folder that keeps the conversations. `open_decoder`: opens a folder.
+    `data`: the folder that keeps the conversations. `open_decoder`: opens a folder. `adapter`: PEFT's folder of a
+    low-rank adapter, with which the first model answers.
 
     Raises `InputError` if a model is missing, the host is no loopback address, or the port or `data` is in use.
     """
-    models = [open_model(name, open_decoder) for name in (model, against) if name]
+    opening = partial(open_decoder, adapter=adapter) if adapter else open_decoder
+    models = [open_model(model, opening)] + ([open_model(against, open_decoder)] if against else [])
     store = Store(data, time.time)
     if store.damage:
         say(store.damage)

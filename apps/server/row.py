@@ -72,17 +72,19 @@ class BatchRow:
         grammar: Grammar | None,
         top_logprobs: int,
         deliver: Callable[[Piece | BaseException], None],
+        adapter: int = 0,
         written: Sequence[int] = (),
         echo: bool = False,
     ) -> None:
         """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
 
         `top_logprobs`: -1 for no log probabilities. `deliver`: called with each piece, or with what went wrong, on the
-        scheduler's thread. `written`: ids of the turn's beginning, which the model continues. `echo`: whether the
-        prompt is given back.
+        scheduler's thread. `adapter`: its number in the model, 0 for none. `written`: ids of the turn's beginning,
+        which the model continues. `echo`: whether the prompt is given back.
         """
         self.prompt = [*prompt, *written]
         self.deliver = deliver
+        self.adapter = adapter
         self.is_cancelled = False
         self.cached_tokens = 0
         """Tokens of the prompt that the decoder held already."""

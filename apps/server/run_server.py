@@ -11,7 +11,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
@@ -95,13 +95,15 @@ def run_server(
     parallel: int,
     queue: int,
     name: str = "",
+    adapters: Mapping[str, Path] | None = None,
     repeatable: bool = False,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
 ) -> None:
     """Load an exported folder and serve it until interrupted, after printing the address. Port 0 picks a free port.
 
-    `name`: the model's name instead of its folder's. `origins`: of web pages that may ask. `hosts`: further names of
+    `name`: the model's name instead of its folder's. `adapters`: PEFT's folders of low-rank adapters by the names under
+    which the model answers with each. `origins`: of web pages that may ask. `hosts`: further names of
     this machine, with or without a port. `repeatable`: see `apps.server.scheduler.Scheduler`.
 
     Raises `InputError` if the folder is not an export, or the address cannot be opened or needs a key.
@@ -127,11 +129,12 @@ def run_server(
             queue=queue,
             api_key=key,
             name=name,
+            adapters=adapters or {},
             repeatable=repeatable,
         )
         application = build_application(service, host, port, origins=named_origins, hosts=named_hosts)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e6:,.0f} MB"
-        show(f"serving {service.name} at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C to stop)")
+        show(f"serving {', '.join(service.names)} at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C to stop)")
         try:
             run_until_interrupted(application, listener, _as_json)
         finally:

@@ -141,7 +141,9 @@ class Scheduler:
             self._readers.append(work)
         prompt = work.turn.prompt
         if work.row is None:
-            work.row = self.pool.open(prompt, by_chunks=self._repeatable, anew=work.turn.reads_each)
+            work.row = self.pool.open(
+                prompt, adapter=work.turn.adapter, by_chunks=self._repeatable, anew=work.turn.reads_each
+            )
             work.turn.cached_tokens = work.row.prefix.length
             self._metrics.cached_tokens.inc(work.row.prefix.length)
         size = PIECE_BETWEEN_STEPS if self._steppers and not self._repeatable else PIECE

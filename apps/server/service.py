@@ -12,7 +12,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,18 +27,19 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from apps.model import check_folder
-from apps.server.grammar import Grammar, Vocabulary
+from apps.server.grammar import Grammar
 from apps.server.metrics import Metrics
 from apps.server.requests.body import read_body
-from apps.server.requests.protocol import ApiError, RequestSettings, check_model, read_chat_request, read_text_request
+from apps.server.requests.protocol import ApiError, RequestSettings, model_of, read_chat_request, read_text_request
 from apps.server.responses import CompletionChoice, Head, chunk_choices, usage, whole_choice
 from apps.server.row import BatchRow, Piece
 from apps.server.scheduler import QueueFull, Scheduler
+from apps.server.served_names import Served, served_names
 from export.runtime.exported_model import OpenModel, open_exported
 from export.runtime.kernels.library import kernels_name
 from export.runtime.rows.row_pool import RowPool
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import ChatFormat, ReasoningParser
+from toolkit.formats.chat_format import ReasoningParser
 from toolkit.generation.endpoint import PREFIX
 
 RETRY_AFTER_S = 5
@@ -48,7 +49,7 @@ Pieces = asyncio.Queue[tuple[int, Piece | BaseException]]
 
 
 class Service:
-    """One loaded model with its scheduler and routes."""
+    """One loaded model with its adapters, scheduler and routes."""
 
     def __init__(
         self,
@@ -59,26 +60,27 @@ class Service:
         queue: int,
         api_key: str,
         name: str = "",
+        adapters: Mapping[str, Path] | None = None,
         repeatable: bool = False,
     ) -> None:
-        """An empty `api_key` admits everybody; an empty `name` is the folder's. `repeatable`: see `Scheduler`.
+        """An empty `api_key` admits everybody; an empty `name` is the folder's. `adapters`: see `run_server`.
+        `repeatable`: see `Scheduler`.
 
-        Raises `InputError` if the folder is not a sound export.
+        Raises `InputError` if the folder is not a sound export, or an adapter does not fit it.
         """
         check_folder(folder)
-        model = open_model(folder)
-        self.name = name or folder.resolve().name
-        self._created = int((folder / "config.json").stat().st_mtime)
-        """When the folder was exported."""
+        adapters = adapters or {}
+        model = open_model(folder, adapters=[*adapters.values()])
+        self._served = served_names(folder, name or folder.resolve().name, adapters, model.vocab_size)
+        self.names = [*self._served]
+        """Those under which it answers, the model's own first."""
         self.most_cache_bytes = model.position_bytes * model.max_length * parallel
         """The size of the cache when all rows are as long as the context."""
         self.metrics = Metrics(kernels_name())
         self.scheduler = Scheduler(
             RowPool(model), self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
         )
-        self._max_length, self._vocab_size = model.max_length, model.vocab_size
-        self._format = ChatFormat.from_folder(folder)
-        self._vocabulary = Vocabulary(self._format.tokenizer, self._vocab_size, self._format.stop_ids)
+        self._max_length = model.max_length
         self._api_key = api_key
 
     def application(self) -> Starlette:
@@ -120,59 +122,67 @@ class Service:
             )
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": self.name})
+        return JSONResponse({"status": "ok", "model": self.names[0]})
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._described()]})
+        return JSONResponse({"object": "list", "data": [self._described(served) for served in self._served.values()]})
 
     async def _model(self, request: Request) -> Response:
-        check_model(request.path_params["name"], self.name)
-        return JSONResponse(self._described())
+        return JSONResponse(self._described(self._asked_for(request.path_params["name"])))
 
-    def _described(self) -> dict[str, Any]:
-        model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "toolkit"}
+    def _asked_for(self, model: Any) -> Served:
+        return self._served[model_of(model, self.names)]
+
+    def _described(self, served: Served) -> dict[str, Any]:
+        model = {"id": served.name, "object": "model", "created": served.created, "owned_by": "toolkit"}
         model["max_model_len"] = self._max_length  # vLLM's name for the context
+        if served.adapter:
+            model["parent"] = self.names[0]  # vLLM's name for the model that an adapter changes
         return model | {"capabilities": {PREFIX: True}}
 
     async def _chat(self, request: Request) -> Response:
         body = await read_body(request)
-        thinks = self._format.opens_reasoning
-        asked = read_chat_request(body, model=self.name, fresh_seed=secrets.randbits(31), thinks=thinks)
+        served = self._asked_for(body.get("model"))
+        chat_format = served.chat_format
+        asked = read_chat_request(body, fresh_seed=secrets.randbits(31), thinks=chat_format.opens_reasoning)
         self._check_count(asked.settings.n)
         try:
-            prompt = await run_in_threadpool(self._format.prompt_ids, asked.messages)
+            prompt = await run_in_threadpool(chat_format.prompt_ids, asked.messages)
         except InputError as error:
             raise ApiError(str(error), param="messages") from error
         grammar = None
         if asked.schema:
             try:
-                grammar = await run_in_threadpool(Grammar.of_schema, self._vocabulary, asked.schema)
+                grammar = await run_in_threadpool(Grammar.of_schema, served.vocabulary, asked.schema)
             except InputError as error:
                 raise ApiError(str(error), param="response_format") from error
         begun = asked.begun
-        written = await run_in_threadpool(self._format.begun_ids, begun.reasoning, begun.answer) if begun else []
-        return await self._answer(request, [prompt], asked.settings, grammar, is_chat=True, written=written)
+        written = await run_in_threadpool(chat_format.begun_ids, begun.reasoning, begun.answer) if begun else []
+        return await self._answer(request, served, [prompt], asked.settings, grammar, is_chat=True, written=written)
 
     async def _complete(self, request: Request) -> Response:
         body = await read_body(request)
+        served = self._asked_for(body.get("model"))
+        chat_format = served.chat_format
         asked = read_text_request(
-            body, model=self.name, fresh_seed=secrets.randbits(31), vocab_size=self._format.tokenizer.get_vocab_size()
+            body, fresh_seed=secrets.randbits(31), vocab_size=chat_format.tokenizer.get_vocab_size()
         )
         self._check_count(len(asked.prompts) * asked.settings.n)
         prompts = [
-            await run_in_threadpool(self._format.encode, prompt) if isinstance(prompt, str) else list(prompt)
+            await run_in_threadpool(chat_format.encode, prompt) if isinstance(prompt, str) else list(prompt)
             for prompt in asked.prompts
         ]
         return await self._answer(
-            request, prompts, asked.settings, None, is_chat=False, echo=asked.echo, by_id=asked.by_id
+            request, served, prompts, asked.settings, None, is_chat=False, echo=asked.echo, by_id=asked.by_id
         )
 
     async def _answer(
         self,
         request: Request,
+        served: Served,
         prompts: Sequence[list[int]],
         settings: RequestSettings,
         grammar: Grammar | None,
@@ -190,9 +200,9 @@ class Service:
         loop = asyncio.get_running_loop()
         turns = []
         for i in range(len(prompts) * settings.n):
-            parser = ReasoningParser(opened=self._format.opens_reasoning) if is_chat else None
+            parser = ReasoningParser(opened=served.chat_format.opens_reasoning) if is_chat else None
             prompt, deliver = prompts[i // settings.n], _deliver_to(loop, pieces)
-            turns.append(self._turn(prompt, settings, grammar, parser, i, deliver, written, echo))
+            turns.append(self._turn(served, prompt, settings, grammar, parser, i, deliver, written, echo))
         try:
             self.scheduler.submit(turns)
         except QueueFull:
@@ -201,14 +211,14 @@ class Service:
         head = Head(
             id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
             created=int(time.time()),
-            model=self.name,
+            model=served.name,
             is_chat=is_chat,
             by_id=by_id,
         )
         choices = [CompletionChoice(index=i) for i in range(len(turns))]
         counted = turns[:: settings.n]
         if settings.stream:
-            events = self._events(head, choices, turns, pieces, counted if settings.include_usage else ())
+            events = self._events(served, head, choices, turns, pieces, counted if settings.include_usage else ())
             return StreamingResponse(
                 events,
                 media_type="text/event-stream",
@@ -219,7 +229,7 @@ class Service:
             return Response(status_code=499)  # the client has left
         for choice, turn in zip(choices, turns, strict=True):
             choice.echoed = turn.echoed() if echo else None
-        shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
+        shown = [whole_choice(head, choice, served.chat_format.tokenizer) for choice in choices]
         return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
 
     async def _collected(
@@ -240,6 +250,7 @@ class Service:
 
     def _turn(
         self,
+        served: Served,
         prompt: list[int],
         settings: RequestSettings,
         grammar: Grammar | None,
@@ -258,8 +269,8 @@ class Service:
         sampling = settings.sampling
         return BatchRow(
             prompt,
-            tokenizer=self._format.tokenizer,
-            stop_ids=self._format.stop_ids,
+            tokenizer=served.chat_format.tokenizer,
+            stop_ids=served.chat_format.stop_ids,
             sampling=replace(
                 sampling, max_new_tokens=min(sampling.max_new_tokens, room), seed=sampling.seed + index % settings.n
             ),
@@ -268,6 +279,7 @@ class Service:
             grammar=grammar.copy() if grammar else None,
             top_logprobs=settings.top_logprobs if settings.logprobs else -1,
             deliver=lambda piece: deliver(index, piece),
+            adapter=served.adapter,
             written=written,
             echo=echo,
         )
@@ -289,6 +301,7 @@ class Service:
 
     async def _events(
         self,
+        served: Served,
         head: Head,
         choices: Sequence[CompletionChoice],
         turns: Sequence[BatchRow],
@@ -306,7 +319,7 @@ class Service:
                     yield _event(head.envelope(is_chunk=True, choices=[first], **shared))
             async for index, piece in _until_all_end(pieces, len(turns)):
                 choices[index].add(piece)
-                for part in chunk_choices(head, index, piece, self._format.tokenizer):
+                for part in chunk_choices(head, index, piece, served.chat_format.tokenizer):
                     yield _event(head.envelope(is_chunk=True, choices=[part], **shared))
             if counted:
                 yield _event(head.envelope(is_chunk=True, choices=[], usage=usage(choices, counted)))

@@ -16,8 +16,6 @@ from torch import Tensor
 from toolkit.errors import InputError
 from toolkit.sources.safetensors_header import TensorFacts, read_header
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""A checkpoint's tensors are in one file, or in those that the index names."""
 COMPARED_BYTES = 1 << 24
 """Bytes of each of two tensors that are compared at once."""
 DTYPES: Mapping[str, tuple[type[np.generic], torch.dtype]] = {

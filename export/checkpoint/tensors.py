@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch.nn.functional import softplus
 
-from export.checkpoint.adapter import Adapter, NeedsPeft
 from export.checkpoint.decoder_families import MATRICES
 from export.checkpoint.heads import are_arranged, arranged, has_heads_as_rows
 from export.checkpoint.model_config import ModelConfig, read_model_config
-from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
+from export.checkpoint.safetensors_file import StoredRows, open_safetensors
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.generation.generate import Floats
 from toolkit.records import read_object
+from toolkit.sources.adapter_folder import Adapter, NeedsPeft
 from toolkit.sources.model_names import is_exported
-from toolkit.sources.safetensors_header import SLICE_WEIGHTS
+from toolkit.sources.safetensors_header import INDEX, SINGLE, SLICE_WEIGHTS
 from toolkit.terminal import listed
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -155,7 +155,8 @@ class Checkpoint:
     def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
         values = self._stored[name].read(begin, end)
         if self.adapter and name in self.adapter.targets:
-            values += self.adapter.delta(name, begin, end)
+            down_LK, up_NL = (torch.from_numpy(factor) for factor in self.adapter.factors(name))
+            values += up_NL[begin:end] @ down_LK
         return values
 
     def _check_target(self, name: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_pair, wire_fields
+from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_pair, wire_fields, written, written_pair
 
 ALIGNMENT = 64
 """In bytes; also the size of a cache line."""
@@ -57,11 +57,11 @@ def _with_moved_ranges(message: memoryview, kind: str, move: Move) -> bytes:
             name, value = read_pair(payload)
             entries[name] = value
         elif payload is not None and number in CHILDREN[kind]:
-            pieces.append(_field(number, _with_moved_ranges(payload, CHILDREN[kind][number], move)))
+            pieces.append(written(number, _with_moved_ranges(payload, CHILDREN[kind][number], move)))
         else:
             pieces.append(whole)
     for name, value in _moved(entries, move).items():
-        pieces.append(_field(EXTERNAL_DATA, _field(1, name.encode()) + _field(2, value.encode())))
+        pieces.append(written_pair(name, value))
     return b"".join(pieces)
 
 
@@ -76,16 +76,3 @@ def _moved(entries: dict[str, str], move: Move) -> dict[str, str]:
             placed = [";".join([str(move(int(at), int(size))), size, *rest]) for at, size, *rest in parts]
             found[name] = "|".join([kernel, *placed])
     return found
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

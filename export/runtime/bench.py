@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -97,12 +98,13 @@ def run_benchmark(
     folder: Path,
     *,
     versus: Sequence[Path] = (),
+    adapter: Path | None = None,
     open_decoder: OpenDecoder = OnnxDecoder,
     contexts: Sequence[int] = CONTEXTS,
     new_tokens: int = 64,
     rounds: int = 3,
 ) -> Benchmark:
-    """Measure an exported folder, and GGUF files or other exported folders beside it.
+    """Measure an exported folder, with an adapter if one is given, and GGUF files or exported folders beside it.
 
     Raises `InputError` if one of them cannot be opened or a length doesn't fit the model's context.
     """
@@ -110,6 +112,10 @@ def run_benchmark(
     for path in versus:
         if not (path.suffix.lower() == ".gguf" and path.is_file()) and not path.is_dir():
             raise InputError(f"{path} is neither a GGUF file nor an exported folder; give one, such as --vs model.gguf")
+    names = [_name(model) for model in models]
+    opening = [open_decoder] * len(models)
+    if adapter:
+        names[0], opening[0] = f"{names[0]} + {_name(adapter)}", partial(open_decoder, adapter=adapter)
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
     with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
@@ -117,16 +123,16 @@ def run_benchmark(
             first = number % len(models)
             for place in [*range(first, len(models)), *range(first)]:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                    task = executor.submit(measure_round, models[place], lengths, new_tokens, threads, open_decoder)
+                    task = executor.submit(measure_round, models[place], lengths, new_tokens, threads, opening[place])
                     measured[place].append(task.result())
                 progress.advance()
     warm = [results[1:] for results in measured]
     bandwidth = read_bandwidth(threads)
     pairs = {
-        f"{_name(ours)} × {_name(theirs)}": (warm[place], warm[other])
+        f"{names[place]} × {names[other]}": (warm[place], warm[other])
         for place, ours in enumerate(models)
-        for other, theirs in enumerate(models)
-        if ours.is_dir() and place < other
+        for other in range(place + 1, len(models))
+        if ours.is_dir()
     }
     return Benchmark(
         rounds=rounds,
@@ -135,8 +141,8 @@ def run_benchmark(
         kernels=kernels_name(),
         bandwidth_bytes_per_s=bandwidth,
         models=[
-            _figures(model, results, contexts, new_tokens, bandwidth)
-            for model, results in zip(models, warm, strict=True)
+            _figures(name, model, results, contexts, new_tokens, bandwidth)
+            for name, model, results in zip(names, models, warm, strict=True)
         ],
         decode_ratios={names: _ratios(*pair, lambda r: r.decode_s) for names, pair in pairs.items()},
         prefill_ratios={names: _ratios(*pair, lambda r: r.prefill_s) for names, pair in pairs.items()},
@@ -258,7 +264,7 @@ def _name(model: Path) -> str:
 
 
 def _figures(
-    model: Path, rounds: Sequence[Round], contexts: Sequence[int], new_tokens: int, bandwidth: float
+    name: str, model: Path, rounds: Sequence[Round], contexts: Sequence[int], new_tokens: int, bandwidth: float
 ) -> ModelFigures:
     at_lengths = []
     for place, context in enumerate(contexts):
@@ -274,7 +280,7 @@ def _figures(
             )
         )
     return ModelFigures(
-        model=_name(model),
+        model=name,
         model_bytes=model.stat().st_size if model.is_file() else folder_bytes(model),
         load_s=median(r.load_s for r in rounds),
         at_lengths=at_lengths,

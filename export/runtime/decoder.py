@@ -12,9 +12,9 @@ Shapes: B rows of the batch, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from export.runtime.rows.cached_model import Floats, Ints
 from export.runtime.rows.prefix import PROMPT_CHUNK, Prefix
 from export.runtime.rows.prefix_cache import PrefixCache, prefix_folder
 from toolkit.errors import InputError
+from toolkit.runs import files_digest
 
 
 class OnnxDecoder:
@@ -40,8 +41,11 @@ class OnnxDecoder:
         prefix_bytes: int = 0,
         prepacked: bool = False,
         own_kernels: bool = True,
+        adapter: Path | None = None,
     ) -> None:
         """Open a folder; `cache`, `prepacked`, `own_kernels` and the errors are those of `open_exported`.
+
+        `adapter`: PEFT's folder of a low-rank adapter, which computes every row.
 
         `keeps_prefix`: reuse the beginning of a single prompt that the cache already holds, as between the turns of a
         chat. Reused positions may differ from fresh ones by the rounding of int8.
@@ -50,14 +54,24 @@ class OnnxDecoder:
         (`export.runtime.rows.prefix_cache`); 0 writes none.
         """
         cache = chosen_cache(folder) if cache == "auto" else cache
-        self.model = open_exported(folder, cache=cache, prepacked=prepacked, own_kernels=own_kernels)
+        self.model = open_exported(
+            folder,
+            cache=cache,
+            prepacked=prepacked,
+            own_kernels=own_kernels,
+            adapters=[adapter] if adapter else [],
+        )
+        self.adapter = adapter
+        self._number = self.model.adapters
+        """The adapter's in the model, if there is one; else 0."""
         self.max_length = self.model.max_length
         self._keeps_prefix = keeps_prefix
         self._rows: list[Prefix] = []
         """The contents of each row of the cache."""
         self._store: PrefixCache | None = None
         if prefix_bytes:
-            key = machine_key(folder, cache, PROMPT_CHUNK, kernels_digest() if own_kernels else "")
+            facts = [files_digest(adapter)] if adapter else []
+            key = machine_key(folder, cache, PROMPT_CHUNK, kernels_digest() if own_kernels else "", *facts)
             self._store = PrefixCache(prefix_folder(), key, self.model.shape, max_bytes=prefix_bytes)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
@@ -105,7 +119,9 @@ class OnnxDecoder:
         held_B = np.array([row.length for row in rows])
         assert held_B.max() < self.max_length
         self.model.make_room(len(self._rows), int(held_B.max()) + 1, used=max(row.length for row in self._rows))
-        logits_BV = self.model.step(tokens_B, held_B, is_reading=len(rows) < len(self._rows))
+        logits_BV = self.model.step(
+            tokens_B, held_B, is_reading=len(rows) < len(self._rows), adapters_B=self._numbers(len(rows))
+        )
         for row, token in zip(rows, tokens_B.tolist(), strict=True):
             row.note_steps([token])
         return logits_BV
@@ -116,7 +132,8 @@ class OnnxDecoder:
         length = row.length + len(tokens_T)
         assert length <= self.max_length
         self.model.make_room(1, length, used=row.length)
-        logits_BTV = self.model.run(0, np.array([tokens_T], dtype=np.int64), np.array([length]), wanted=len(tokens_T))
+        tokens_1T = np.array([tokens_T], dtype=np.int64)
+        logits_BTV = self.model.run(0, tokens_1T, np.array([length]), wanted=len(tokens_T), adapters_B=self._numbers(1))
         row.note_steps(tokens_T)
         logits_TV: Floats = logits_BTV[0]
         return logits_TV
@@ -153,9 +170,13 @@ class OnnxDecoder:
             piece_T = np.asarray(tokens_T[begin : begin + PROMPT_CHUNK], dtype=np.int64)
             lengths = np.array([begin + len(piece_T)])
             wanted = min(int(lengths[0]) - first, len(piece_T))
-            logits_TV = self.model.run(0, piece_T[None], lengths, wanted=max(wanted, 1))[0]
+            logits_TV = self.model.run(0, piece_T[None], lengths, wanted=max(wanted, 1), adapters_B=self._numbers(1))[0]
             pieces.append(logits_TV[: max(wanted, 0)])
         return np.concatenate(pieces)
+
+    def _numbers(self, rows: int) -> Ints:
+        """Return the adapter of so many rows."""
+        return np.full(rows, self._number)
 
     def _kept(self, prompt: Sequence[int]) -> int:
         """Count the positions of a prompt that a decoder which keeps prefixes can reuse."""
@@ -172,10 +193,12 @@ class OnnxDecoder:
         row = self._rows[place]
         while row.length < len(prompt):
             piece = prompt[row.length : row.length + PROMPT_CHUNK]
-            logits_V = self.model.read(place, piece, held=row.length)
+            logits_V = self.model.read(place, piece, held=row.length, adapter=self._number)
             row.note_read(piece)
         return logits_V
 
 
-OpenDecoder = Callable[[Path], OnnxDecoder]
-"""Opens a folder: `OnnxDecoder`, or a `functools.partial` of it with the user's options."""
+class OpenDecoder(Protocol):
+    """Opens a folder: `OnnxDecoder`, or a `functools.partial` of it with the user's options."""
+
+    def __call__(self, folder: Path, /, *, adapter: Path | None = None) -> OnnxDecoder: ...

@@ -8,12 +8,13 @@ A calibrated folder has both, and its manifest names the one that runs by defaul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
+from export.runtime.adapted_graph import add_adapters
 from export.runtime.model_shape import read_model_shape
 from export.runtime.rows.cached_model import CachedModel, CacheShape
 from export.runtime.session import check_graph, open_session
@@ -21,24 +22,36 @@ from toolkit.errors import InputError
 from toolkit.machine.allowance import physical_cores
 from toolkit.runs import read_manifest
 from toolkit.sources.model_names import MODEL_FILE, is_exported
+from toolkit.terminal import counted
 
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 Cache = Literal["exact", "int8"]
 """How keys and values are kept: in float32, or in int8, which takes a quarter of the bytes."""
 
-OpenModel = Callable[[Path], CachedModel]
-"""Opens a folder: `open_exported`, or a `functools.partial` of it with the user's options."""
+
+class OpenModel(Protocol):
+    """Opens a folder: `open_exported`, or a `functools.partial` of it with the user's options."""
+
+    def __call__(self, folder: Path, /, *, adapters: Sequence[Path] = ()) -> CachedModel: ...
 
 
 def open_exported(
-    folder: Path, *, cache: Cache | Literal["auto"] = "auto", prepacked: bool = False, own_kernels: bool = True
+    folder: Path,
+    *,
+    cache: Cache | Literal["auto"] = "auto",
+    prepacked: bool = False,
+    own_kernels: bool = True,
+    adapters: Sequence[Path] = (),
 ) -> CachedModel:
     """Open a folder's graph with its cache; `cache="auto"` takes the one that the export chose.
 
     `prepacked`: map the weights from a copy that is made once in the cache folder. `own_kernels`: False to run
     onnxruntime's kernels on every processor. `export.runtime.session` describes both.
+    `adapters`: PEFT's folders of low-rank adapters; each row of the model names one by its place from 1 on, or 0 for
+    none (`export.runtime.adapted_graph`).
 
-    Raises `InputError` if the folder is not an exported one, or its files are damaged or unsafe.
+    Raises `InputError` if the folder is not an exported one, its files are damaged or unsafe, or an adapter is
+    another model's.
     """
     cache = chosen_cache(folder) if cache == "auto" else cache
     model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
@@ -49,7 +62,12 @@ def open_exported(
     if not model_path.is_file():
         raise InputError(f"{model_path} is missing; make the folder with: toolkit export MODEL --int4 --out {folder}")
     shape = read_model_shape(folder)
-    session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
+    if adapters and prepacked:
+        raise InputError(f"--prepacked packs {folder} without its {counted(len(adapters), 'adapter')}; leave it out")
+    adapted = add_adapters(model_path, adapters, shape, own_kernels=own_kernels) if adapters else None
+    session = open_session(
+        model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels, adapted=adapted
+    )
     check_graph(session, shape, model_path, has_int8_cache=cache == "int8")
     kept = CacheShape(
         names=tuple(f"{layer}.{kind}" for layer in range(shape.num_hidden_layers) for kind in ("key", "value")),
@@ -57,7 +75,9 @@ def open_exported(
         head_dim=shape.head_size,
         dtype=np.dtype(np.int8 if cache == "int8" else np.float32),
     )
-    return CachedModel(session, kept, vocab_size=shape.vocab_size, max_length=shape.context_length)
+    return CachedModel(
+        session, kept, vocab_size=shape.vocab_size, max_length=shape.context_length, adapters=len(adapters)
+    )
 
 
 def chosen_cache(folder: Path) -> Cache:

@@ -61,9 +61,11 @@ def read_number(model_path: Path, name: str) -> float | None:
     content = memoryview(read_bytes(model_path, MOST_GRAPH_BYTES))
     try:
         tensors = (
-            dict(_held(tensor))
-            for graph in (message for number, message in _held(content) if CHILDREN["model"].get(number) == "graph")
-            for number, tensor in _held(graph)
+            dict(held_fields(tensor))
+            for graph in (
+                message for number, message in held_fields(content) if CHILDREN["model"].get(number) == "graph"
+            )
+            for number, tensor in held_fields(graph)
             if CHILDREN["graph"].get(number) == "tensor"
         )
         found = next((tensor for tensor in tensors if bytes(tensor.get(NAME, b"")) == name.encode()), {})
@@ -138,7 +140,12 @@ def read_pair(message: memoryview) -> tuple[str, str]:
     return texts.get(1, ""), texts.get(2, "")
 
 
-def _held(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def written_pair(name: str, value: str) -> bytes:
+    """Write one entry of `EXTERNAL_DATA`."""
+    return written(EXTERNAL_DATA, written(1, name) + written(2, value))
+
+
+def held_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the number and the payload of each length-delimited field."""
     return ((number, held) for number, held, _ in wire_fields(message) if held is not None)
 
@@ -151,12 +158,12 @@ def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, m
     position = 0
     while position < len(message):
         begin = position
-        key, position = _read_varint(message, position)
+        key, position = read_varint(message, position)
         wire_type, payload = key & 7, None
         if wire_type == 0:
-            _, position = _read_varint(message, position)
+            _, position = read_varint(message, position)
         elif wire_type == 2:
-            length, position = _read_varint(message, position)
+            length, position = read_varint(message, position)
             payload = message[position : position + length]
             position += length
         elif wire_type in (1, 5):
@@ -168,7 +175,24 @@ def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, m
         yield key >> 3, payload, message[begin:position]
 
 
-def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
+def written(number: int, value: int | str | bytes) -> bytes:
+    """Write a field: a number as a varint, anything else length-delimited."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    payload = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def read_varint(message: memoryview, position: int) -> tuple[int, int]:
     """Return a number and the position after it; raises `ValueError` if it takes more bytes than 64 bits need."""
     value = 0
     for shift in range(0, 7 * LONGEST_VARINT, 7):

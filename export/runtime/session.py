@@ -24,6 +24,7 @@ import onnxruntime as ort
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from export.runtime.adapted_graph import AdaptedGraph
 from export.runtime.aligned_data import align_data
 from export.runtime.external_data import check_external_data, read_number
 from export.runtime.kernels.library import kernels_digest, kernels_library
@@ -43,6 +44,8 @@ between two steps. By default onnxruntime's threads spin through both (costs: do
 SILENT = 4
 """Severity below which onnxruntime writes nothing to the terminal: it raises errors as well, and its own lines would
 show a file's text unescaped."""
+DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""The setting that names the folder of a graph's external data, if the graph itself comes from memory."""
 ROTARY_LIMIT = "rotary.limit"
 """The graph's constant that holds its number of positions."""
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
@@ -54,13 +57,22 @@ PACKING = {
 
 
 def open_session(
-    model_path: Path, threads: int, *, prepacked: bool = False, own_kernels: bool = True
+    model_path: Path,
+    threads: int,
+    *,
+    prepacked: bool = False,
+    own_kernels: bool = True,
+    adapted: AdaptedGraph | None = None,
 ) -> ort.InferenceSession:
     """Open a graph; `own_kernels=False` runs onnxruntime's kernels on every processor.
+
+    `adapted`: the same graph with adapters, which is not packed; its weights stay in the file.
 
     Raises `InputError` if onnxruntime cannot open the model, or its external data is unsafe.
     """
     check_external_data(model_path)
+    if adapted:
+        return _open_adapted(model_path, adapted, _options(threads, own_kernels))
     packed = _open_packed(model_path, threads, own_kernels) if prepacked else None
     return packed or _open(model_path, _options(threads, own_kernels))
 
@@ -109,6 +121,13 @@ def _open_packed(model_path: Path, threads: int, own_kernels: bool) -> ort.Infer
         say(f"packed weights cannot be used and will be made again at the next start: {error}")
         shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _open_adapted(model_path: Path, adapted: AdaptedGraph, options: ort.SessionOptions) -> ort.InferenceSession:
+    options.add_session_config_entry(DATA_FOLDER, str(model_path.parent.resolve()))
+    values = [ort.OrtValue.ortvalue_from_numpy(factor) for factor in adapted.factors.values()]
+    options.add_external_initializers(list(adapted.factors), values)
+    return _open(model_path, options, adapted.content)
 
 
 def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> None:
@@ -171,9 +190,10 @@ def _options(threads: int, own_kernels: bool) -> ort.SessionOptions:
     return options
 
 
-def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _open(model_path: Path, options: ort.SessionOptions, content: bytes | None = None) -> ort.InferenceSession:
+    """Open a graph's file, or what stands for its content."""
     try:
-        session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(content or str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise InputError(
             f"onnxruntime cannot open {model_path}: {str(error).splitlines()[0]}; export again or copy the folder again"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apps.server.requests.fields import CHAT, HARMLESS, MESSAGE, NEUTRAL, PART, TEXT, THINKS
-from apps.server.requests.protocol import NO_LIMIT, ApiError, read_chat_request, read_text_request
+from apps.server.requests.protocol import NO_LIMIT, ApiError, model_of, read_chat_request, read_text_request
 from tests.house.modules import ROOT
 
 QUESTION = [{"role": "user", "content": "?"}]
@@ -17,11 +17,13 @@ WRONG = {"banana": 1}
 
 
 def read(thinks: bool = False, /, **fields: Any) -> Any:
-    return read_chat_request({"messages": QUESTION, **fields}, model="tiny", fresh_seed=1, thinks=thinks)
+    model_of(fields.get("model"), ["tiny"])
+    return read_chat_request({"messages": QUESTION, **fields}, fresh_seed=1, thinks=thinks)
 
 
 def read_text(**fields: Any) -> Any:
-    return read_text_request({"prompt": "?", **fields}, model="tiny", fresh_seed=1, vocab_size=9)
+    model_of(fields.get("model"), ["tiny"])
+    return read_text_request({"prompt": "?", **fields}, fresh_seed=1, vocab_size=9)
 
 
 def refusal(thinks: bool = False, /, **fields: Any) -> dict[str, Any]:

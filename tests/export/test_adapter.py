@@ -16,33 +16,19 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from export.checkpoint import tensors as checkpoint_module
-from export.checkpoint.adapter import base_model
 from export.checkpoint.tensors import Checkpoint
 from export.checks.parity import Bounds
 from export.merged_model import open_source
 from export.pipeline import export_model
 from export.presets import int4_config
+from tests.lora_adapter import EVERYWHERE, write_adapter
 from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CHAT_FILES, ChatFormat
 from toolkit.runs import file_digest
+from toolkit.sources.adapter_folder import base_model
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
-EVERYWHERE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TRAINED = ("lora_", "modules_to_save", "trainable_tokens")
-
-
-def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
-    """An adapter of rank 4 whose factors are all random."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 24, "target_modules": EVERYWHERE} | settings
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
-    generator = torch.Generator().manual_seed(5)
-    for name, parameter in adapted.named_parameters():
-        if any(part in name for part in TRAINED):
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
-    adapted.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

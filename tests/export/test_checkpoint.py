@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from export.checkpoint.safetensors_file import INDEX
 from export.checkpoint.source import float_model
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.pipeline import export_model
 from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
+from toolkit.sources.safetensors_header import INDEX
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from export.checks.parity import Bounds
 from export.pipeline import export_model
 from export.presets import int4_config
-from tests.export.test_adapter import write_adapter
+from tests.lora_adapter import write_adapter
 from toolkit.formats import chat_format
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)

@@ -92,9 +92,9 @@ class TextRequest:
     settings: RequestSettings
 
 
-def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, thinks: bool) -> ChatRequest:
+def read_chat_request(body: Mapping[str, Any], *, fresh_seed: int, thinks: bool) -> ChatRequest:
     """Read a chat request; `thinks`: whether the model thinks in every turn. Raises `ApiError` if a value is wrong."""
-    _check_served(body, model, CHAT, thinks=thinks)
+    _check_fields(body, CHAT, thinks=thinks)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list of at least 1 message", param="messages")
@@ -121,9 +121,9 @@ def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, t
     )
 
 
-def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, vocab_size: int) -> TextRequest:
+def read_text_request(body: Mapping[str, Any], *, fresh_seed: int, vocab_size: int) -> TextRequest:
     """Read a request for a plain completion; raises `ApiError` if a value is wrong."""
-    _check_served(body, model, TEXT, thinks=False)
+    _check_fields(body, TEXT, thinks=False)
     top_logprobs = _integer(body, "logprobs", 0, MOST_TOP_LOGPROBS, 0)
     echo = _boolean(body, "echo")
     if echo and _boolean(body, "stream"):
@@ -167,16 +167,18 @@ def _settings(
     )
 
 
-def check_model(asked: Any, model: str) -> None:
-    """Refuse any other model than the one that is served, which null stands for too."""
-    if asked is not None and asked != model:
-        message = f"unknown model {reprlib.repr(asked)}: this server has only {model!r}"
+def model_of(asked: Any, models: Sequence[str]) -> str:
+    """Return the name of the model that is asked for: one of those that are served; null stands for the first."""
+    if asked is None:
+        return models[0]
+    if asked not in models:
+        message = f"unknown model {reprlib.repr(asked)}: this server has only {', '.join(map(repr, models))}"
         raise ApiError(message, param="model", code="model_not_found", status=404)
+    return str(asked)
 
 
-def _check_served(body: Mapping[str, Any], model: str, obeyed: tuple[str, ...], *, thinks: bool) -> None:
-    """Refuse any other model than the one that is served, and fields that are not obeyed."""
-    check_model(body.get("model"), model)
+def _check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bool) -> None:
+    """Refuse fields that are not obeyed."""
     try:
         check_fields(body, obeyed, thinks=thinks)
     except FieldRefused as refused:

@@ -4,6 +4,7 @@
 #define KERNELS_H
 
 #include "attention.h"
+#include "low_rank.h"
 #include "products.h"
 
 typedef struct {
@@ -11,6 +12,7 @@ typedef struct {
     int (*runs_here)(void);         /* whether this processor supports it */
     const Products *products;
     const Attending *attending;
+    const LowRank *low_rank;
 } Kernels;
 
 /* The kernels of all graph nodes that are created from now on. */

@@ -59,21 +59,21 @@ int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 /* The fastest first; the last one is slow and is chosen only by name. */
 static const Kernels ALL[] = {
 #ifdef HAS_AVX512VNNI
-    {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
+    {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING, &AVX512VNNI_LOW_RANK},
 #endif
 #ifdef HAS_AVXVNNI
-    {"avxvnni", has_avxvnni, &AVXVNNI_PRODUCTS, &AVXVNNI_ATTENDING},
+    {"avxvnni", has_avxvnni, &AVXVNNI_PRODUCTS, &AVXVNNI_ATTENDING, &AVXVNNI_LOW_RANK},
 #endif
 #ifdef HAS_AVX2
-    {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING},
+    {"avx2", has_avx2, &AVX2_PRODUCTS, &AVX2_ATTENDING, &AVX2_LOW_RANK},
 #endif
 #ifdef HAS_I8MM
-    {"i8mm", has_i8mm, &I8MM_PRODUCTS, &I8MM_ATTENDING},
+    {"i8mm", has_i8mm, &I8MM_PRODUCTS, &I8MM_ATTENDING, &I8MM_LOW_RANK},
 #endif
 #ifdef HAS_NEON
-    {"neon", has_neon, &NEON_PRODUCTS, &NEON_ATTENDING},
+    {"neon", has_neon, &NEON_PRODUCTS, &NEON_ATTENDING, &NEON_LOW_RANK},
 #endif
-    {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},
+    {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING, &SCALAR_LOW_RANK},
 };
 enum { SCALAR = COUNT(ALL) - 1 };
 
@@ -100,9 +100,9 @@ const char *choose_kernels(const char *name) {
 
 /* onnxruntime calls this for each session that registers the library. */
 Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
-    static const struct { const char *name; const Operator *ops[2]; } domains[] = {
+    static const struct { const char *name; const Operator *ops[3]; } domains[] = {
         {"com.microsoft", {&MATMUL_NBITS}},
-        {"reasoning.edge", {&MATMUL_3BITS, &ATTENTION_OVER_CODES}},
+        {"reasoning.edge", {&MATMUL_3BITS, &ATTENTION_OVER_CODES, &ADD_LOW_RANK}},
     };
     static Domain *kept[COUNT(domains)];        /* a domain must outlive its sessions */
     Api api = base->get(ABI_VERSION);

@@ -21,7 +21,7 @@ typedef struct KernelContext KernelContext;     /* one run of it */
 typedef struct Value Value;
 typedef struct Shape Shape;
 
-enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, FLOAT16 = 10 };     /* element types */
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10 };     /* element types */
 enum { REQUIRED = 0, OPTIONAL = 1 };
 enum { FAILED = 1, INVALID_GRAPH = 10 };        /* codes of a Status */
 

@@ -5,7 +5,7 @@
 
 #include "onnxruntime_abi.h"
 
-extern const Operator MATMUL_NBITS, MATMUL_3BITS, ATTENTION_OVER_CODES;
+extern const Operator MATMUL_NBITS, MATMUL_3BITS, ATTENTION_OVER_CODES, ADD_LOW_RANK;
 
 enum { MOST_RANK = 8 };
 

@@ -31,6 +31,8 @@ SMALLEST_ROOM = 256
 """The fewest positions by which a cache grows."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed; negative ones count from the end."""
+ADAPTERS = "adapter_of_row"
+"""The input of a graph with adapters (`export.runtime.adapted_graph`): each row's, [B]; 0 for none."""
 RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 
 
@@ -51,8 +53,18 @@ class CacheShape:
 class CachedModel:
     """An open graph with its cache; `export.runtime.exported_model` opens one."""
 
-    def __init__(self, session: ort.InferenceSession, shape: CacheShape, *, vocab_size: int, max_length: int) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        shape: CacheShape,
+        *,
+        vocab_size: int,
+        max_length: int,
+        adapters: int = 0,
+    ) -> None:
+        """`adapters`: how many the graph holds, which is their input `ADAPTERS`' largest value."""
         self.shape, self.vocab_size, self.max_length = shape, vocab_size, max_length
+        self.adapters = adapters
         self._session = session
         no_rows = np.empty((0, shape.heads, 0, shape.head_dim), dtype=shape.dtype)
         self._cache: dict[str, NDArray[Any]] = dict.fromkeys(shape.names, no_rows)
@@ -97,20 +109,22 @@ class CachedModel:
         for cache in self._cache.values():
             cache[rows, :, :used] = cache[origins, :, :used]
 
-    def read(self, row: int, tokens_T: Sequence[int], *, held: int) -> Floats:
+    def read(self, row: int, tokens_T: Sequence[int], *, held: int, adapter: int = 0) -> Floats:
         """Read a piece of a prompt after the `held` positions of one row; returns logits_V after it."""
-        logits_V: Floats = self.read_each(row, tokens_T, held=held, wanted=1)[0]
+        logits_V: Floats = self.read_each(row, tokens_T, held=held, wanted=1, adapter=adapter)[0]
         return logits_V
 
-    def read_each(self, row: int, tokens_T: Sequence[int], *, held: int, wanted: int = 0) -> Floats:
+    def read_each(self, row: int, tokens_T: Sequence[int], *, held: int, wanted: int = 0, adapter: int = 0) -> Floats:
         """Read a piece as `read` does; returns logits_TV after each of its last `wanted` tokens, or after all."""
         self._has_read = True
         tokens_1T = np.array([tokens_T], dtype=np.int64)
         lengths = np.array([held + len(tokens_T)])
-        logits_TV: Floats = self.run(row, tokens_1T, lengths, wanted=wanted or len(tokens_T))[0]
+        logits_TV: Floats = self.run(
+            row, tokens_1T, lengths, wanted=wanted or len(tokens_T), adapters_B=np.array([adapter])
+        )[0]
         return logits_TV
 
-    def step(self, tokens_B: Ints, held_B: Ints, *, is_reading: bool) -> Floats:
+    def step(self, tokens_B: Ints, held_B: Ints, *, is_reading: bool, adapters_B: Ints | None = None) -> Floats:
         """Append one token to each of the first rows, which hold `held_B` positions; returns logits_BV after it.
 
         `is_reading`: another row is still reading its prompt, so the buffers for reading are kept.
@@ -118,14 +132,27 @@ class CachedModel:
         releases = self._has_read and not is_reading
         self._has_read = self._has_read and is_reading
         tokens_B1 = np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None]
-        return self.run(0, tokens_B1, held_B + 1, wanted=1, releases=releases)[:, 0]
+        logits_B1V = self.run(0, tokens_B1, held_B + 1, wanted=1, releases=releases, adapters_B=adapters_B)
+        return logits_B1V[:, 0]
 
-    def run(self, first_row: int, tokens_BT: Ints, lengths_B: Ints, *, wanted: int, releases: bool = False) -> Floats:
+    def run(
+        self,
+        first_row: int,
+        tokens_BT: Ints,
+        lengths_B: Ints,
+        *,
+        wanted: int,
+        releases: bool = False,
+        adapters_B: Ints | None = None,
+    ) -> Floats:
         """Run new tokens of the rows from `first_row` on; returns logits_BTV after the last `wanted` tokens.
 
         `lengths_B` include the new tokens, for which there must be room. `releases`: give memory back to the system.
+        `adapters_B`: each row's adapter, from 1 on; None or 0 for the model alone.
         """
         rows = len(tokens_BT)
+        adapters_B = np.zeros(rows, dtype=np.int64) if adapters_B is None else adapters_B
+        assert len(adapters_B) == rows and 0 <= adapters_B.min() <= adapters_B.max() <= self.adapters
         logits_from = np.array([-wanted])
         mask_BS = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
         logits_BTV = np.empty((rows, wanted, self.vocab_size), dtype=np.float32)
@@ -133,6 +160,8 @@ class CachedModel:
         _bind_input(binding, "input_ids", tokens_BT)
         _bind_input(binding, "attention_mask", mask_BS)
         _bind_input(binding, LOGITS_FROM, logits_from)
+        if self.adapters:
+            _bind_input(binding, ADAPTERS, adapters_B)
         _bind_output(binding, "logits", logits_BTV)
         self._session.run_with_iobinding(binding, self._releasing if releases else None)
         return logits_BTV

@@ -25,8 +25,10 @@ in every larger batch."""
 
 @dataclass(kw_only=True)
 class Prefix:
-    """The tokens that a row has read and stepped so far."""
+    """The tokens that a row has read and stepped so far, with one adapter or none."""
 
+    adapter: int = 0
+    """The number of the adapter that its keys and values come from; 0 for none."""
     tokens: list[int] = field(default_factory=list)
     """The tokens whose keys and values the row holds."""
     read: int = 0
@@ -61,11 +63,14 @@ class Prefix:
         """Count the positions that a prompt can reuse, however they were computed."""
         return common_prefix(self.tokens, prompt)
 
-    def again(self, prompt: Sequence[int], *, by_chunks: bool) -> int:
+    def again(self, prompt: Sequence[int], *, by_chunks: bool, adapter: int = 0) -> int:
         """Count the positions that a prompt would reproduce bit for bit, with our kernels, or `by_chunks` with any.
 
-        Enough tokens remain after them for the rest to be read in the same way.
+        Enough tokens remain after them for the rest to be read in the same way. With another `adapter`, it reproduces
+        none.
         """
+        if adapter != self.adapter:
+            return 0
         if by_chunks:
             shared = min(self.shared(prompt[:-1]), self.whole)
             return shared - shared % PROMPT_CHUNK

@@ -45,35 +45,43 @@ class RowPool:
         """Open and closed rows, by place."""
         self._closed = 0
 
-    def open(self, prompt: Sequence[int], *, by_chunks: bool = False, anew: bool = False) -> Row:
+    def open(self, prompt: Sequence[int], *, adapter: int = 0, by_chunks: bool = False, anew: bool = False) -> Row:
         """Open a row for a prompt; it may already hold a beginning that a closed row has left, unless `anew`.
+
+        `adapter`: the number of the one that computes the row, 0 for none. A beginning of another's is not reused.
 
         Otherwise it takes the place that was closed first, or a new one if none is free. It reuses the positions that
         `Prefix.again` counts (also `by_chunks`), so the rest of the prompt is read as usual.
         """
         free = [row for row in self._rows if row._closed]
         if not free:
-            self._rows.append(Row(_place=len(self._rows)))
+            self._rows.append(Row(prefix=Prefix(adapter=adapter), _place=len(self._rows)))
             return self._rows[-1]
-        best = max(free, key=lambda row: row.prefix.again(prompt, by_chunks=by_chunks))
-        kept = 0 if anew else best.prefix.again(prompt, by_chunks=by_chunks)
+
+        def reused(row: Row) -> int:
+            return row.prefix.again(prompt, by_chunks=by_chunks, adapter=adapter)
+
+        best = max(free, key=reused)
+        kept = 0 if anew else reused(best)
         if kept < LEAST_TAKEN_OVER:
             best, kept = min(free, key=lambda row: row._closed), 0
         best.prefix.cut(kept)
+        best.prefix.adapter = adapter
         row = self._rows[best._place] = Row(prefix=best.prefix, _place=best._place)
         return row
 
     def read(self, row: Row, tokens_T: Sequence[int]) -> Floats:
         """Append a piece of its prompt to one row and leave the others; returns logits_V after the piece."""
         self._make_room([row], len(tokens_T))
-        logits_V = self.model.read(row._place, tokens_T, held=row.prefix.length)
+        logits_V = self.model.read(row._place, tokens_T, held=row.prefix.length, adapter=row.prefix.adapter)
         row.prefix.note_read(tokens_T)
         return logits_V
 
     def read_each(self, row: Row, tokens_T: Sequence[int]) -> Floats:
         """Append a piece of its prompt to one row, as `read` does; returns logits_TV after each of its tokens."""
         self._make_room([row], len(tokens_T))
-        logits_TV = self.model.read_each(row._place, tokens_T, held=row.prefix.length)
+        held, adapter = row.prefix.length, row.prefix.adapter
+        logits_TV = self.model.read_each(row._place, tokens_T, held=held, adapter=adapter)
         row.prefix.note_read(tokens_T)
         return logits_TV
 
@@ -84,9 +92,11 @@ class RowPool:
         places = [row._place for row in rows]
         placed_B = np.empty(len(rows), dtype=np.int64)
         placed_B[places] = tokens_B
-        held_B = np.array([row.prefix.length for row in self._rows[: len(rows)]])
+        prefixes = [row.prefix for row in self._rows[: len(rows)]]
+        held_B = np.array([prefix.length for prefix in prefixes])
+        adapters_B = np.array([prefix.adapter for prefix in prefixes])
         is_reading = len(rows) < sum(not row._closed for row in self._rows)
-        logits_BV = self.model.step(placed_B, held_B, is_reading=is_reading)
+        logits_BV = self.model.step(placed_B, held_B, is_reading=is_reading, adapters_B=adapters_B)
         for row, token in zip(rows, tokens_B, strict=True):
             row.prefix.note_steps([token])
         return [logits_BV[place] for place in places]

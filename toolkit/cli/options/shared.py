@@ -118,6 +118,15 @@ def add_opening_options(parser: Parser) -> None:
     )
 
 
+def add_adapter_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--adapter",
+        type=path_of,
+        metavar="DIR",
+        help="LoRA adapter that the folder's model runs with, as PEFT or toolkit distill --lora saved it",
+    )
+
+
 def add_cache_options(parser: Parser) -> None:
     add_cache_option(parser)
     parser.add_argument(

@@ -111,6 +111,14 @@ def path_of(text: str) -> Path:
     return _local(text, "a local file or folder", "give its path")
 
 
+def named_path_of(text: str) -> tuple[str, Path]:
+    """Parse a name and a local path, NAME=DIR."""
+    name, separator, path = text.partition("=")
+    if not (name and name.isprintable() and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a printable name and a folder: NAME=DIR")
+    return name, path_of(path)
+
+
 def data_of(text: str) -> Path:
     """Parse a local path of problems, or the id of a data set on the hub."""
     remedy = "give its path, or for a data set of the Hugging Face hub its id (owner/name)"

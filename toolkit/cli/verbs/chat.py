@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
+from toolkit.cli.options.shared import add_adapter_option, add_opening_options, say_what_is_slower
 from toolkit.cli.options.values import name_of, path_of, port_of, size_of
 from toolkit.errors import InputError
 
@@ -29,6 +29,7 @@ def add_chat(add: AddCommand) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="name of the endpoint's model; default: its only one")
     add_opening_options(parser)
+    add_adapter_option(parser)
     parser.add_argument(
         "--prefix-cache",
         type=size_of,
@@ -64,11 +65,16 @@ def chat(options: Options) -> Result:
     from apps.model import CHAT_DECODER
     from toolkit.machine.user_folders import data_folder
 
+    if options.adapter is not None and options.endpoint:
+        raise InputError(
+            f"--adapter ({options.adapter}) needs a folder; ask the server for its adapter's name with --model"
+        )
     say_what_is_slower(*folders)
     run_chat(
         model,
         options.data or data_folder(),
         against=options.compare or "",
+        adapter=options.adapter,
         open_decoder=partial(
             CHAT_DECODER, cache=options.cache, prefix_bytes=options.prefix_cache, prepacked=options.prepacked
         ),

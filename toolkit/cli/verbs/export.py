@@ -88,10 +88,10 @@ def export(options: Options) -> Result:
     _check_exporting(options)
 
     from export.allocation import choices_table
-    from export.checkpoint.adapter import base_model, is_adapter
     from export.pipeline import export_model
     from export.presets import int4_config, nearest_config
     from export.runtime.kernels.library import WIDENED, kernels_library
+    from toolkit.sources.adapter_folder import base_model, is_adapter
     from toolkit.sources.model_names import resolve
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
+from toolkit.cli.options.shared import add_adapter_option, add_opening_options, say_what_is_slower
 from toolkit.cli.options.values import add_flag, count_of, path_of
 from toolkit.errors import InputError
 
@@ -39,6 +39,7 @@ def add_bench(add: AddCommand) -> None:
     )
     parser.add_argument("folder", type=path_of, help="exported folder to measure")
     add_opening_options(parser)
+    add_adapter_option(parser)
     parser.add_argument(
         "--vs",
         type=path_of,
@@ -69,6 +70,7 @@ def bench(options: Options) -> Result:
     benchmark = run_benchmark(
         options.folder,
         versus=options.vs,
+        adapter=options.adapter,
         open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
         contexts=options.contexts,
         new_tokens=options.new_tokens,

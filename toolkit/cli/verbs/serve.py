@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
-from toolkit.cli.options.values import add_flag, count_of, path_of, port_of
+from toolkit.cli.options.values import add_flag, count_of, named_path_of, path_of, port_of
+from toolkit.errors import InputError
 
 
 def add_serve(add: AddCommand) -> None:
@@ -15,6 +18,14 @@ def add_serve(add: AddCommand) -> None:
     )
     parser.add_argument("folder", type=path_of, help="exported folder to serve")
     add_opening_options(parser)
+    parser.add_argument(
+        "--adapter",
+        type=named_path_of,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA adapter to serve as a model of this name, as PEFT or toolkit distill --lora saved it; repeatable",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument(
         "--port", type=port_of, default=8000, help="port to listen on; 0 picks a free one; default: %(default)s"
@@ -50,6 +61,15 @@ def add_serve(add: AddCommand) -> None:
     )
 
 
+def _by_name(adapters: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for name, folder in adapters:
+        if name in named:
+            raise InputError(f"--adapter names {name!r} twice ({named[name]}, {folder}); give each another name")
+        named[name] = folder
+    return named
+
+
 def serve(options: Options) -> Result:
     from apps.server.run_server import run_server
     from export.runtime.exported_model import open_exported
@@ -64,6 +84,7 @@ def serve(options: Options) -> Result:
         parallel=options.parallel,
         queue=options.queue,
         name=options.name,
+        adapters=_by_name(options.adapter),
         repeatable=options.repeatable,
         origins=options.allow_origin,
         hosts=options.allow_host,

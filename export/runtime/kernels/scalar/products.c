@@ -1,6 +1,7 @@
 /* Products in plain C: slow, for every processor, and the reference that the fast ones must equal up to the order of
    sums. A's codes are stored one after another. */
 
+#include "../low_rank.h"
 #include "../products.h"
 
 #include <math.h>
@@ -81,4 +82,25 @@ static void multiply(const Weight *weight, const Rounded *rounded, float *y, int
         }
 }
 
+static void down(const Change *change, const Part *part) {
+    for (int64_t t = part->first; t < part->last; t++)
+        for (int64_t r = part->begin; r < part->end; r++) {
+            double total = 0.0;
+            for (int64_t k = 0; k < change->K; k++)
+                total += (double)change->x[t * change->K + k] * change->A[r * change->K + k];
+            change->h[t * change->R + r] = (float)total;
+        }
+}
+
+static void up(const Change *change, const Part *part) {
+    for (int64_t t = part->first; t < part->last; t++)
+        for (int64_t n = part->begin; n < part->end; n++) {
+            double total = change->unchanged[t * change->N + n];
+            for (int64_t r = 0; r < change->L; r++)
+                total += (double)change->h[t * change->R + part->rank + r] * change->B[r * change->N + n];
+            change->y[t * change->N + n] = (float)total;
+        }
+}
+
 const Products SCALAR_PRODUCTS = {.round_rows = round_rows, .multiply = multiply};
+const LowRank SCALAR_LOW_RANK = {.down = down, .up = up};

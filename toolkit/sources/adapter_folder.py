@@ -1,4 +1,4 @@
-"""Merges a PEFT folder of low-rank adapters into the base model's tensors while they are read.
+"""Reads a PEFT folder of low-rank adapters, which change a base model's tensors.
 
     adapter_config.json           r, lora_alpha, the base model's name
     adapter_model.safetensors     …q_proj.lora_A.weight [r, K], …q_proj.lora_B.weight [N, r]
@@ -6,8 +6,11 @@
 W + scale · B A with scale = lora_alpha / r, or lora_alpha / √r where use_rslora. Source: Hu et al., "LoRA" (2021);
 Kalajdzievski, "rsLoRA" (2023); peft.tuners.lora.
 
-Invariant: every tensor of the file is merged; if this formula would lose something, an error names it, and the folder
-is left to PEFT (`export.merged_model`).
+An export adds the change to the base's tensors while it reads them (`export.checkpoint.tensors`); a running model
+computes it beside its own products (`export.runtime.adapted_graph`).
+
+Invariant: every tensor of the file counts; if this formula would lose something, an error names it, and the folder is
+left to PEFT (`export.merged_model`).
 
 Shapes: N output features, K input features, L rank of the adapter.
 """
@@ -20,15 +23,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from export.checkpoint.safetensors_file import INDEX, SINGLE, open_safetensors
 from toolkit.errors import InputError
 from toolkit.field_types import fits
 from toolkit.records import read_object
 from toolkit.sources.model_names import ADAPTER_CONFIG
+from toolkit.sources.safetensors_header import INDEX, SINGLE, VALUE_BYTES, read_floats, read_header
 from toolkit.sources.unfinished import refuse_unfinished
+
+Floats = NDArray[np.float32]
 
 CONFIG, WEIGHTS, PICKLED = ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -59,7 +64,11 @@ MUST_BE_OFF = (
 
 
 class NeedsPeft(InputError):
-    """An adapter cannot be merged while the base is read, but PEFT may merge it."""
+    """An adapter goes beyond the formula, but PEFT may merge it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}, so PEFT merges the adapter")
+        self.reason = reason
 
 
 class Adapter:
@@ -72,14 +81,18 @@ class Adapter:
         self._rank: int = config["r"]
         self._modules: list[str] | str = config["target_modules"]
         self.scale = config["lora_alpha"] / (math.sqrt(self._rank) if config.get("use_rslora") else self._rank)
-        self._tensors = open_safetensors(folder / WEIGHTS)
-        for name, stored in self._tensors.items():
-            stored.check_type(name)
-        self._folder = folder
+        self._tensors = read_header(folder / WEIGHTS)
+        for name, facts in self._tensors.items():
+            if facts.dtype not in VALUE_BYTES:
+                raise InputError(
+                    f"{name} in {folder / WEIGHTS} has type {facts.dtype}: expected one of {', '.join(VALUE_BYTES)}; "
+                    "convert it to one of them"
+                )
+        self.folder = folder
         self.targets = {_target(folder, name) for name in self._tensors}
         """The names of the base model's tensors that change."""
         for name in self.targets:
-            parts = [self._part(name, letter) for letter in "AB"]
+            parts = self._parts(name)
             if not all(part in self._tensors for part in parts):
                 raise InputError(f"{folder / WEIGHTS} holds only one of {' and '.join(parts)}; get the adapter again")
 
@@ -88,9 +101,7 @@ class Adapter:
         ignores a tensor without a target, and reports a missing one."""
         named = {name for name in matrices if self._names(name.removesuffix(".weight"))}
         if differing := sorted(named ^ self.targets):
-            raise NeedsPeft(
-                f"target_modules of {self._folder} and {WEIGHTS} differ in {differing[0]}, so PEFT merges the adapter"
-            )
+            raise NeedsPeft(f"target_modules of {self.folder} and {WEIGHTS} differ in {differing[0]}")
 
     def _names(self, module: str) -> bool:
         """Whether `target_modules` matches a module: by the end of its name, or by a pattern (source: PEFT)."""
@@ -106,28 +117,31 @@ class Adapter:
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise `InputError` if the adapter's factors don't multiply to the base tensor's shape, or their rank is not
         the configured one, by which they are scaled."""
-        down, up = (self._tensors[self._part(name, letter)].shape for letter in "AB")
+        down, up = (self._tensors[part].shape for part in self._parts(name))
         if (*up[:1], *down[1:]) != shape or up[1:] != down[:1]:
             raise InputError(
-                f"{self._folder} changes {name} {shape} by {up} x {down}; give the --base that it was trained on"
+                f"{self.folder} changes {name} {shape} by {up} x {down}; give the base that it was trained on"
             )
         if down[0] != self._rank:
             raise InputError(
-                f"r ({self._rank}) in {self._folder / CONFIG} must equal the rank of {name} in {WEIGHTS} ({down[0]}); "
+                f"r ({self._rank}) in {self.folder / CONFIG} must equal the rank of {name} in {WEIGHTS} ({down[0]}); "
                 "get both files of one adapter"
             )
 
-    def delta(self, name: str, begin: int, end: int) -> Tensor:
-        """Compute the change of a target's rows from `begin` up to `end`; raises `InputError` if it is not finite."""
-        down, up = (self._tensors[self._part(name, letter)] for letter in "AB")
-        down_LK, up_NL = down.read(0, down.shape[0]), up.read(begin, end)
-        change_NK = (up_NL @ down_LK).mul_(self.scale)
-        if not torch.isfinite(change_NK).all():
-            raise InputError(f"the adapter {self._folder} changes {name} by NaN or infinite values; train it again")
-        return change_NK
+    def factors(self, name: str) -> tuple[Floats, Floats]:
+        """Read the factors of a target's change, down_LK and up_NL, the latter times the scale.
 
-    def _part(self, name: str, letter: str) -> str:
-        return f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight"
+        Raises `InputError` if they are not finite.
+        """
+        down_LK, up_NL = (read_floats(self.folder / WEIGHTS, self._tensors[part]) for part in self._parts(name))
+        up_NL *= np.float32(self.scale)
+        if not (np.isfinite(down_LK).all() and np.isfinite(up_NL).all()):
+            raise InputError(f"the adapter {self.folder} changes {name} by NaN or infinite values; train it again")
+        return down_LK, up_NL
+
+    @staticmethod
+    def _parts(name: str) -> list[str]:
+        return [f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight" for letter in "AB"]
 
 
 def is_adapter(folder: Path) -> bool:
@@ -157,7 +171,10 @@ def base_model(folder: Path) -> str:
 
 
 def read_adapter_config(folder: Path) -> Mapping[str, Any]:
+    """Read `adapter_config.json`; raises `InputError` if the folder is no adapter's."""
     refuse_unfinished(folder)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is no adapter folder: {CONFIG} is missing; give the folder that PEFT wrote")
     return read_object(folder / CONFIG)
 
 
@@ -170,21 +187,19 @@ def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
         *((name, config.get(name), not config.get(name), "off") for name in MUST_BE_OFF),
     ):
         if not is_supported:
-            raise NeedsPeft(f"{name} ({found}) of {folder} is not {supported}, so PEFT merges the adapter")
+            raise NeedsPeft(f"{name} ({found}) of {folder} is not {supported}")
     if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
-        raise NeedsPeft(f"{folder} holds {PICKLED} instead of {WEIGHTS}, so PEFT merges the adapter")
+        raise NeedsPeft(f"{folder} holds {PICKLED} instead of {WEIGHTS}")
     for name, kind, words in (("r", int, "a whole number"), ("lora_alpha", float, "a number")):
         value: Any = config.get(name)
         if not fits(value, kind) or value <= 0:
             raise InputError(f"{name} ({value}) in {folder / CONFIG} must be {words} above 0; get the file again")
     if not fits(config.get("target_modules"), list[str] | str):
-        raise NeedsPeft(f"{folder} names no target_modules, so PEFT merges the adapter")
+        raise NeedsPeft(f"{folder} names no target_modules")
 
 
 def _target(folder: Path, name: str) -> str:
     module, found, _ = name.removeprefix(PREFIX).rpartition(".lora_")
     if not found or not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-        raise NeedsPeft(
-            f"{name} in {folder / WEIGHTS} is neither lora_A nor lora_B of a linear layer, so PEFT merges the adapter"
-        )
+        raise NeedsPeft(f"{name} in {folder / WEIGHTS} is neither lora_A nor lora_B of a linear layer")
     return f"{module}.weight"
