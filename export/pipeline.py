@@ -30,8 +30,9 @@ from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
 from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
+from export.checks.layerwise import LayerwiseModel
 from export.folder.model_writer import ModelWriter
-from export.folder.package import write_package
+from export.folder.package import discarded_if_refused, write_package
 from export.folder.resume_log import ResumeLog
 from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from export.graph.model_graph import build_graph
@@ -42,7 +43,7 @@ from export.quantization.layout import Layout, layouts
 from export.recovery import TOKENS, check_recovery, recover
 from export.runtime.exported_model import INT8_CACHE_FILE
 from toolkit import runs
-from toolkit.errors import InputError, ToolkitError
+from toolkit.errors import InputError
 from toolkit.generation.generate import Floats
 from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
@@ -85,7 +86,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         return runs.read_manifest(config.out) or {}
     texts = texts_of(source, config)
     folder = runs.partial_folder(config.out, stage)
-    try:
+    with discarded_if_refused(folder, config.out):
         journal = ResumeLog(folder)
         choices = _allocation(source, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
@@ -98,12 +99,6 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         manifest = runs.finish(folder, config.out, stage, measured)
         write_export_card(config.out, config.source)
         return manifest
-    except ToolkitError:
-        runs.discard(folder)
-        raise
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"{config.out} cannot be written: {why}; fix that and run the same command again") from error
 
 
 def _say_padding(config: ModelConfig) -> None:
@@ -217,7 +212,8 @@ def _compared(
             f"export: the float model ({float_bytes(source.checkpoint) / 1e9:.1f} GB) does not fit the "
             f"{available / 1e9:.1f} GB that are free, so it is read layer by layer; greedy answers are not compared"
         )
-    return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats, layerwise=layerwise)
+    model = LayerwiseModel(source.checkpoint) if layerwise else None
+    return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats, layerwise=model)
 
 
 def chosen_layouts(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Layout]:

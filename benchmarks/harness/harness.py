@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import interpreter
 from distill.problems.families import ledger_problems
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table, percent
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.machine.environment import interpreter
 from toolkit.model.decoder import load_model
 from toolkit.records import Message, Problem, read_jsonl
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import interpreter
 from export.runtime.session import open_session
 from toolkit.errors import InputError
 from toolkit.generation.generate import Floats
+from toolkit.machine.environment import interpreter
 
 Passes = dict[str, dict[str, Any]]
 """Olive's passes over a model, in order, each with its settings."""

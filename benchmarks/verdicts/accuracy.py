@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import interpreter
 from distill.verification.verdicts import grade
 from toolkit.figures.tables import markdown_table
+from toolkit.machine.environment import interpreter
 from toolkit.records import Problem, Trace
 
 Row = dict[str, Any]

@@ -45,6 +45,8 @@ SIZES = (
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "sliding_window", "no_rope_layer_interval")
 HEAD_DIM_STEP = 16
 """onnxruntime's GroupQueryAttention rotates only heads whose size is a multiple of this."""
+OTHER_EXPORTER = "--exporter optimum"
+"""The option that may export what is refused here (`export.foreign`)."""
 MOST_HEAD_DIM = 256
 """The limit of our own attention (export/runtime/kernels/attention.h)."""
 
@@ -143,7 +145,8 @@ def _architecture(path: Path, values: Mapping[str, Any]) -> str:
     architecture = OTHER_NAMES.get(str(names[0]), str(names[0])) if names else by_type
     if architecture not in FAMILIES:
         raise InputError(
-            f"unknown architecture {architecture} in {path}: expected one of {', '.join(FAMILIES)}; choose such a model"
+            f"unknown architecture {architecture} in {path}: expected one of {', '.join(FAMILIES)}; "
+            f"choose such a model, or try {OTHER_EXPORTER}"
         )
     if by_type != architecture:
         raise InputError(f"model_type ({model_type}) in {path} is not that of {architecture}; get the file again")
@@ -213,7 +216,7 @@ def _refuse_unsupported(path: Path, architecture: str, theirs: Any) -> None:
         if found not in supported:
             raise InputError(
                 f"{name} ({found}) must be {' or '.join(map(str, supported))}; "
-                f"{path} describes a model that cannot be exported"
+                f"{path} describes a model that cannot be exported so: try {OTHER_EXPORTER}"
             )
 
 
@@ -227,7 +230,8 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
     if config.padded_head_dim > MOST_HEAD_DIM:
         raise InputError(
             f"head_dim ({head_dim}, in the graph {config.padded_head_dim}) must be at most {MOST_HEAD_DIM}, which "
-            f"attention's kernels require; {path} describes a model that cannot be exported"
+            f"attention's kernels require; {path} describes a model that cannot be exported so: "
+            f"try {OTHER_EXPORTER}"
         )
 
 

@@ -19,8 +19,7 @@ from typing import Any
 
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
-from export.checkpoint.model_config import ModelConfig
-from export.checkpoint.source import Source
+from export.checkpoint.source import DecoderSizes, FloatSource
 from export.checks.goldens import Chats, answered, expect, first_positions, greedy_texts, source_chats, write_goldens
 from export.checks.layerwise import FloatModel, LayerwiseModel
 from export.checks.parity import Bounds, check_context, check_parity, compare, measure_parity, parity_steps
@@ -44,40 +43,40 @@ PLACE_FACTOR = 4.0
 """How many times the bound on the traces an export's KL may be at a place that nothing is calibrated on."""
 
 
-def check_source(source: Source) -> Chats:
+def check_source(source: FloatSource) -> Chats:
     """Return the chats that the folder's record will hold; raises before all the work what the gate would raise."""
-    check_context(source.chat_format, source.checkpoint.config.max_position_embeddings)
+    check_context(source.chat_format, source.sizes.max_position_embeddings)
     return source_chats(source)
 
 
 @fp32_by_onednn()
 def pass_gate(
-    source: Source,
+    source: FloatSource,
     folder: Path,
     cache: Cache,
     bounds: Bounds,
     held_out: Sequence[CalibrationText],
     chats: Chats,
     *,
-    layerwise: bool = False,
+    layerwise: LayerwiseModel | None = None,
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns the measurements for its manifest.
 
-    `cache`: the configured one. `chats`: the `source_chats`. `layerwise`: whether memory holds one layer of the float
-    model at a time; its greedy answers are then not compared. Raises `GateFailed` if the folder is out of bounds.
+    `cache`: the configured one. `chats`: the `source_chats`. `layerwise`: the float model with one layer in memory at a
+    time, whose greedy answers are not compared. Raises `GateFailed` if the folder is out of bounds.
     """
-    model: FloatModel = LayerwiseModel(source.checkpoint) if layerwise else source.float_model
-    chat_format, layers = source.chat_format, source.checkpoint.config.num_hidden_layers
+    model: FloatModel = layerwise or source.float_model
+    chat_format, layers = source.chat_format, source.sizes.num_hidden_layers
     texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
-    asked = place_texts(texts, chat_format, source.checkpoint.config)
+    asked = place_texts(texts, chat_format, source.sizes)
     has_int8 = (folder / INT8_CACHE_FILE).is_file()
     compared = len(texts) + layers if layerwise else parity_steps(held_out)
     steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + compared + 1
     measured: dict[str, Any] = {}
     with Progress("gate", steps) as progress:
-        if isinstance(model, LayerwiseModel):
+        if layerwise:
             progress.begin("float model, layer by layer")
-            model.prepare([*chain.from_iterable(asked.values()), *texts, *first_positions(texts)], progress.advance)
+            layerwise.prepare([*chain.from_iterable(asked.values()), *texts, *first_positions(texts)], progress.advance)
         progress.begin("float model where faults hide")
         places = {place: expect(model, there, progress.advance) for place, there in asked.items()}
         found = _measured(folder, "exact", places, progress)
@@ -92,7 +91,7 @@ def pass_gate(
                 found = found_int8
         decoder = OnnxDecoder(folder, cache=cache)
         progress.begin("both models on the traces")
-        if isinstance(model, LayerwiseModel):
+        if layerwise:
             report = compare(model, decoder, texts, (), progress.advance)
         else:
             report = measure_parity(source.float_model, chat_format, decoder, held_out, progress.advance)
@@ -119,7 +118,7 @@ def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
 
 
 def place_texts(
-    texts: Sequence[CalibrationText], chat_format: ChatFormat, config: ModelConfig
+    texts: Sequence[CalibrationText], chat_format: ChatFormat, config: DecoderSizes
 ) -> dict[str, list[CalibrationText]]:
     """Make the texts of each place from texts of one turn."""
     room = min(LONG_POSITIONS, config.max_position_embeddings)

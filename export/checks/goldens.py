@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from export.calibration.texts import CalibrationText
-from export.checkpoint.source import Source
+from export.checkpoint.source import FloatSource
 from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.layerwise import FloatModel
 from export.checks.parity import QUESTIONS
@@ -70,7 +70,7 @@ Chats = list[RenderedChat]
 
 
 def write_goldens(
-    source: Source,
+    source: FloatSource,
     model: FloatModel,
     folder: Path,
     decoder: OnnxDecoder,
@@ -197,7 +197,7 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
     return chats
 
 
-def source_chats(source: Source) -> Chats:
+def source_chats(source: FloatSource) -> Chats:
     """Render the chats of the record before there is an exported folder; raises `GateFailed` if our template renders
     one differently from transformers, and `InputError` if transformers cannot read the tokenizer."""
     chats = rendered_chats(source.chat_folder, source.chat_format)

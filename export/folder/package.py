@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.checkpoint.model_config import ModelConfig
-from export.checkpoint.source import Source
+from export.checkpoint.source import DecoderSizes, FloatSource
 from export.runtime.model_shape import GENAI_CONFIG
-from toolkit.errors import InputError
+from toolkit.errors import InputError, ToolkitError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores
 from toolkit.records import TRAINED_ON, read_object
+from toolkit.runs import discard
 from toolkit.sources.model_names import MODEL_FILE
 
 LAST_USE = ("truncation", "padding")
@@ -27,11 +29,24 @@ TEXT_FILES = (
 )
 
 
-def write_package(source: Source, folder: Path) -> None:
+@contextmanager
+def discarded_if_refused(folder: Path, out: Path) -> Iterator[None]:
+    """Remove the partial folder of `out` if it cannot be exported; what a full disk stopped is kept, to be resumed."""
+    try:
+        yield
+    except ToolkitError:
+        discard(folder)
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"{out} cannot be written: {why}; fix that and run the same command again") from error
+
+
+def write_package(source: FloatSource, folder: Path) -> None:
     """Copy the source's configuration and tokenizer, and write its chat template, wherever the source keeps it, and
     onnxruntime-genai's configuration.
     """
-    model_folder, config = source.checkpoint.folder, source.checkpoint.config
+    model_folder, config = source.folder, source.sizes
     chat_folder, chat_format = source.chat_folder, source.chat_format
     last = max(chat_format.tokenizer.get_vocab().values(), default=0)
     if last >= config.vocab_size:
@@ -42,7 +57,7 @@ def write_package(source: Source, folder: Path) -> None:
     for path in [model_folder / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    if source.checkpoint.is_untied:
+    if source.is_untied:
         facts = {"tie_word_embeddings": False}
         _write_json(folder / "config.json", read_object(model_folder / "config.json") | facts)
     _write_tokenizer(chat_folder / TOKENIZER, folder / TOKENIZER)
@@ -67,7 +82,7 @@ def _write_tokenizer(source: Path, copy: Path) -> None:
     copy.write_text(json.dumps(content | dict.fromkeys(LAST_USE), ensure_ascii=False), encoding="utf-8")
 
 
-def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any]:
+def genai_config(config: DecoderSizes, eos_token_ids: list[int]) -> dict[str, Any]:
     """Make the configuration that onnxruntime-genai reads before it opens the graph; its own default is one thread."""
     return {
         "model": {

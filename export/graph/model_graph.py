@@ -25,6 +25,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.checkpoint.model_config import ModelConfig
+from export.checkpoint.source import DecoderSizes
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, XIELU_ALPHAS, XIELU_BUFFERS
 from export.folder.weights_file import Weights
 from export.graph.attention import attended_positions, attention
@@ -65,7 +66,7 @@ def build_graph(
         normed_BTD = stream.read(prefix, norms.before_mlp)
         stream.add(_mlp(graph, config, f"{prefix}.mlp", normed_BTD), prefix, norms.after_mlp)
     normed_BTD = graph.times(stream.read("model", "norm"), 1 / config.logits_scaling)
-    graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
+    graph.linear(head, wanted_rows(graph, normed_BTD), output="logits")
     has_3bits = any(weight.bits == 3 for weight in weights.values())
     return _model(graph, config, has_int8_cache=bool(cache_scales), has_3bits=has_3bits)
 
@@ -130,31 +131,41 @@ def _xielu(graph: Nodes, prefix: str, gate_BTF: str) -> str:
     return graph.node("Add", [curved_BTF, graph.node("Mul", [gate_BTF, beta])])
 
 
-def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
-    """Slice the last norm's rows from `logits_from` on."""
+def wanted_rows(graph: Nodes, rows_BTX: str, output: str | None = None) -> str:
+    """Slice the rows of the new tokens from `logits_from` on."""
     begin = graph.constant(LOGITS_FROM, np.array([0], dtype=np.int64))
     end = graph.constant("logits_to", np.array([np.iinfo(np.int64).max], dtype=np.int64))
     token_axis = graph.constant("token_axis", np.array([1], dtype=np.int64))
-    return graph.node("Slice", [normed_BTD, begin, end, token_axis])
+    return graph.node("Slice", [rows_BTX, begin, end, token_axis], outputs=[output] if output else None)
+
+
+def decoder_inputs(sizes: DecoderSizes, cache_type: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a graph that the runner opens."""
+    return [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
+        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
+        helper.make_tensor_value_info(LOGITS_FROM, TensorProto.INT64, [1]),
+        *_caches(sizes, "past_key_values", cache_type, "past_sequence_length"),
+    ]
+
+
+def decoder_outputs(sizes: DecoderSizes, cache_type: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
+    """Return the outputs of a graph that the runner opens."""
+    shape: Shape = ["batch_size", "logits_length", sizes.vocab_size]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
+    return [logits, *_caches(sizes, "present", cache_type, "total_sequence_length")]
+
+
+def _caches(sizes: DecoderSizes, prefix: str, cache_type: int, length: str) -> list[onnx.ValueInfoProto]:
+    shape: Shape = ["batch_size", sizes.num_key_value_heads, length, sizes.padded_head_dim]
+    names = [f"{prefix}.{layer}.{kind}" for layer in range(sizes.num_hidden_layers) for kind in ("key", "value")]
+    return [helper.make_tensor_value_info(name, cache_type, shape) for name in names]
 
 
 def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool, has_3bits: bool) -> onnx.ModelProto:
     cache_type = TensorProto.INT8 if has_int8_cache else TensorProto.FLOAT
     opset = INT8_CACHE_OPSET if has_int8_cache else OPSET
-    heads, size = config.num_key_value_heads, config.padded_head_dim
-    inputs = [
-        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
-        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
-    ]
-    inputs.append(helper.make_tensor_value_info(LOGITS_FROM, TensorProto.INT64, [1]))
-    logits_shape: Shape = ["batch_size", "logits_length", config.vocab_size]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits_shape)]
-    for layer in range(config.num_hidden_layers):
-        for kind in ("key", "value"):
-            past_shape: Shape = ["batch_size", heads, "past_sequence_length", size]
-            present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
-            inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", cache_type, past_shape))
-            outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", cache_type, present_shape))
+    inputs, outputs = decoder_inputs(config, cache_type), decoder_outputs(config, cache_type)
     functions = [attention_over_codes(opset)] if has_int8_cache else []
     functions += [matmul_3bits(opset)] if has_3bits else []
     domains = {"": opset, MICROSOFT: 1} | ({OURS: 1} if functions else {})

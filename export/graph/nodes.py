@@ -124,7 +124,7 @@ class Nodes:
         weight = self._weights[name]
         if weight.is_float:
             return self._float_linear(name, weight, input_name, output)
-        codes = self._stored(f"{name}.codes", weight.codes, weight.codes.shape)
+        codes = self.stored(f"{name}.codes", weight.codes, weight.codes.shape)
         scales = self._stored_scales(name, weight) if weight.bits == 3 else self._cast_scales(name, weight)
         inputs = [input_name, codes, scales, self._zero_points(name, weight)]
         bias = name.removesuffix("weight") + "bias"
@@ -145,7 +145,7 @@ class Nodes:
         )
 
     def _float_linear(self, name: str, weight: StoredWeight, input_name: str, output: str | None) -> str:
-        values = self._stored(f"{name}.values", weight.values, weight.values.shape)
+        values = self.stored(f"{name}.values", weight.values, weight.values.shape)
         matrix_NK = self._as_float32(values, weight)
         bias = name.removesuffix("weight") + "bias"
         product = [f"{name}.product"] if bias in self._vectors else [output] if output else None
@@ -158,17 +158,23 @@ class Nodes:
     def _as_float32(self, values: str, weight: StoredWeight) -> str:
         return values if weight.bits == 32 else self.node("Cast", [values], to=TensorProto.FLOAT)
 
-    def gather(self, name: str, ids: str) -> str:
+    def gather(self, name: str, ids: str, *, output: str | None = None) -> str:
         """Look up rows of a matrix, which shares its bytes with `linear`; here its codes have a flat shape."""
-        weight = self._weights[name]
+        weight, outputs = self._weights[name], [output] if output else None
+        if weight.bits == 32:
+            values = self.stored(f"{name}.values", weight.values, weight.values.shape)
+            return self.node("Gather", [values, ids], outputs=outputs, axis=0)
         if weight.is_float:
-            values = self._stored(f"{name}.values", weight.values, weight.values.shape)
-            return self._as_float32(self.node("Gather", [values, ids], axis=0), weight)
+            values = self.stored(f"{name}.values", weight.values, weight.values.shape)
+            return self.node(
+                "Cast", [self.node("Gather", [values, ids], axis=0)], outputs=outputs, to=TensorProto.FLOAT
+            )
         rows, blocks, blob_size = weight.codes.shape
-        codes = self._stored(f"{name}.rows", weight.codes, (rows, blocks * blob_size))
+        codes = self.stored(f"{name}.rows", weight.codes, (rows, blocks * blob_size))
         return self.node(
             "GatherBlockQuantized",
             [codes, ids, self._cast_scales(name, weight), self._zero_points(name, weight)],
+            outputs=outputs,
             domain=MICROSOFT,
             bits=weight.bits,
             block_size=weight.block_size,
@@ -182,12 +188,13 @@ class Nodes:
         return self._scales[name]
 
     def _stored_scales(self, name: str, weight: StoredWeight) -> str:
-        return self._stored(f"{name}.scales", weight.scales, weight.scales.shape)
+        return self.stored(f"{name}.scales", weight.scales, weight.scales.shape)
 
     def _zero_points(self, name: str, weight: StoredWeight) -> str:
-        return self._stored(f"{name}.zero_points", weight.zero_points, weight.zero_points.shape)
+        return self.stored(f"{name}.zero_points", weight.zero_points, weight.zero_points.shape)
 
-    def _stored(self, name: str, stored: StoredTensor, shape: tuple[int, ...]) -> str:
+    def stored(self, name: str, stored: StoredTensor, shape: tuple[int, ...]) -> str:
+        """Add an initializer whose values are in the weights file; one that several nodes read is written once."""
         if name in self._written:
             return name
         self._written.add(name)

@@ -172,7 +172,7 @@ def _logits(session: ort.InferenceSession, length: int) -> NDArray[np.float32]:
         else:
             _, heads, _, head_dim = value.shape
             dtype = np.int8 if value.type == "tensor(int8)" else np.float32
-            feeds[value.name] = np.empty((1, heads, 0, head_dim), dtype=dtype)
+            feeds[value.name] = np.zeros((1, heads, length, head_dim), dtype=dtype)
     [logits_BTV] = session.run(["logits"], feeds)
     floats: NDArray[np.float32] = logits_BTV
     return floats

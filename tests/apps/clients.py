@@ -28,13 +28,13 @@ import numpy as np
 from apps.access.address import listen
 from apps.server.run_server import build_application
 from apps.server.service import Service
-from benchmarks.environment import interpreter
 from export.runtime.rows.row_pool import Row, RowPool
 from tests.apps.in_thread import serving
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
 from toolkit.generation.generate import Floats
+from toolkit.machine.environment import interpreter
 
 KEY = "a key"
 QUESTION, ANSWER = "What is 2 and 3?", "It is **5**."

@@ -22,8 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.environment import interpreter
 from toolkit.figures.tables import markdown_table
+from toolkit.machine.environment import interpreter
 
 ROOT = Path(__file__).parents[2]
 LIEF = "lief==1.0.0"

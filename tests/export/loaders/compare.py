@@ -15,14 +15,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.environment import interpreter
+from export.foreign.optimum_export import REQUIREMENTS as OPTIMUM_REQUIREMENTS
 from export.runtime.decoder import OnnxDecoder
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Sampling, complete
+from toolkit.machine.environment import interpreter
 
 REQUIREMENTS = {
     "genai": ["onnxruntime-genai==0.18.0"],
-    "optimum": ["torch==2.13.0", "transformers==4.57.6", "optimum-onnx[onnxruntime]==0.1.0"],
+    "optimum": list(OPTIMUM_REQUIREMENTS),
 }
 """A loader, by the name of its script beside this file, and what it needs."""
 QUESTIONS = (

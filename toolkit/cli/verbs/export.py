@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,25 @@ def add_export(add: AddCommand) -> None:
         "--plan",
         "only say what it takes here: minutes and memory by part, from one measured layer, and the size of the weights",
     )
+    parser.add_argument(
+        "--exporter",
+        choices=("ours", "optimum"),
+        default="ours",
+        help="who writes the graph: ours, or, for an architecture that it lacks, optimum-onnx in an environment of its "
+        "own; such a folder runs slower, and nothing is calibrated; default: ours",
+    )
+    add_flag(
+        parser,
+        "--install-optimum",
+        "with --exporter optimum: have pip make that environment in the cache folder, if it is not there yet",
+    )
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
 
 
 def export(options: Options) -> Result:
     _check_exporting(options)
+    if options.exporter == "optimum":
+        return _export_by_optimum(options)
 
     from export.allocation import choices_table
     from export.pipeline import export_model
@@ -123,13 +137,27 @@ def export(options: Options) -> Result:
         say(f"export: our kernels do not run here, so the three bits of --fast {WIDENED}")
     manifest = export_model(config)
     measured = manifest["measured"]
-    text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter"
-    if "recovery" in measured:
-        text += f"\n{_recovery_line(measured['recovery'])}"
-    text += f"\n{_gate_line(manifest)}"
+    lines = [_recovery_line(measured["recovery"])] if "recovery" in measured else []
+    lines.append(_gate_line(manifest))
     if "allocation" in measured:
-        text += f"\n{choices_table(measured['allocation'])}"
-    return Result(facts={"folder": str(options.out), **measured}, text=text)
+        lines.append(choices_table(measured["allocation"]))
+    return _exported(options.out, measured, lines)
+
+
+def _export_by_optimum(options: Options) -> Result:
+    from export.foreign.foreign_export import export_foreign, foreign_config
+    from toolkit.sources.model_names import resolve
+
+    config = foreign_config(resolve(options.model), options.out, options.weights, rounding=options.method or "nearest")
+    if options.no_parity:
+        config = replace(config, bounds=None)
+    manifest = export_foreign(config, may_install=options.install_optimum)
+    return _exported(options.out, manifest["measured"], [_gate_line(manifest)])
+
+
+def _exported(out: Path, measured: Mapping[str, Any], lines: Sequence[str]) -> Result:
+    first = f"{out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter"
+    return Result(facts={"folder": str(out), **measured}, text="\n".join([first, *lines]))
 
 
 def add_quantize(add: AddCommand) -> None:
@@ -197,6 +225,10 @@ def _check_exporting(options: Options) -> None:
 
     if options.weights != "int4":
         _refuse_int4_options(options)
+    if options.exporter == "optimum":
+        _refuse_own_options(options)
+    elif options.install_optimum:
+        raise InputError("--install-optimum needs --exporter optimum; leave it out, or give both")
     if options.calibration and not options.calibration.is_file():
         raise InputError(
             f"--calibration ({options.calibration}) is no file; give a file of traces, such as a student's train.jsonl"
@@ -219,3 +251,24 @@ def _refuse_int4_options(options: Options) -> None:
         names.append("method")
     if names:
         raise InputError(f"--{names[0]} needs --int4, not --{options.weights}; leave one of them out")
+
+
+def _refuse_own_options(options: Options) -> None:
+    """Refuse what only our own graph can have: what is calibrated, measured, planned or merged."""
+    from toolkit.sources.model_names import ADAPTER_CONFIG
+
+    chosen = {
+        "base": options.base,
+        "calibration": options.calibration,
+        "size": options.size,
+        "bits-per-weight": options.bits_per_weight,
+        "recovery": options.recovery,
+        "plan": options.plan,
+        "method gptq": options.method == "gptq",
+        options.preset: options.preset not in ("balanced", "quick"),
+    }
+    for name, value in chosen.items():
+        if value:
+            raise InputError(f"--{name} does not go with --exporter optimum, which calibrates nothing; leave one out")
+    if (Path(options.model) / ADAPTER_CONFIG).is_file():
+        raise InputError(f"--exporter optimum merges no adapter, as {options.model} is; give the merged model's folder")
