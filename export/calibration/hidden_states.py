@@ -1,7 +1,8 @@
 """Keeps the calibration text's hidden states on disk, so that memory holds one batch, however long the text is.
 
     hidden.<generation mod 3>.<batch>.npy       float32 [2, B, T, D]: of the quantized stream and of the float one
-    inputs.<batch>.npy                          float32 [2, B, T, K]: a matrix's inputs, which are needed twice
+    inputs.<batch>.npy                          float32 [2, B, T, K]: a matrix's inputs, which are needed twice;
+                                                only within a layer
 
 A layer makes two generations, after its attention and after its MLP. The one that it started from stays until the layer
 is finished, and an interrupted export resumes from there.
@@ -59,6 +60,11 @@ class StoredBatches(Iterable[Batch]):
         for path in self._paths:
             sync(path)
 
+    def remove(self) -> None:
+        """Remove the files that are there."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
 
 class HiddenStates(Iterable[Batch]):
     """The newest generation, batch by batch."""
@@ -90,6 +96,7 @@ class HiddenStates(Iterable[Batch]):
         self._inputs.write(inputs)
         return self._inputs
 
-    def sync(self) -> None:
-        """Sync the newest generation to disk."""
+    def finish_layer(self) -> None:
+        """Sync the newest generation to disk, and remove what only the layer needed."""
         self._newest.sync()
+        self._inputs.remove()

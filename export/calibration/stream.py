@@ -97,7 +97,7 @@ class CalibrationStream:
             self._add(block, reference, second, after, computed)
             for each in (block, reference):
                 del each.linears[second]
-        self.states.sync()
+        self.states.finish_layer()
 
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
         """Quantize the rows of the output head, some at a time, on the states after the last layer."""

@@ -4,7 +4,7 @@
     ├── model.onnx.data        whole up to `end` of the journal's last line; the rest is written again
     └── resume/                removed when the folder gets its name
         ├── journal.jsonl      one line for each finished part: the embedding, each layer, the head
-        └── hidden.*           of calibrated methods: the states after the last layer, and those of the next one
+        └── hidden.* inputs.*  of calibrated methods: the states after the last layer, and those of the next one
                                (`export.calibration.hidden_states`)
 
 Invariant: a line is appended when everything that it names is synced to disk, so a kill at any moment costs at most the

@@ -151,7 +151,7 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
     size = rounded.block_size
     damping = _damping(hessian_KK, DAMPING)
     restored_KN = _turned(rounded.weight_NK)
-    missing_KN = weight_NK.T - restored_KN
+    missing_KN = restored_KN.neg().add_(weight_NK.T)
     gradient_KN = torch.addmm(missing_KN, hessian_KK, missing_KN, beta=damping)
     codes_KN = missing_KN  # the same memory, not needed any more
     scales_JN, zero_points_JN = _turned(rounded.scales_NJ), _turned(rounded.zero_points_NJ)
@@ -208,9 +208,9 @@ def invert_lower(lower_KK: Tensor) -> Tensor:
     return lower_KK
 
 
-def _reversed(matrix_KK: Tensor) -> Tensor:
-    """Reverse rows and columns, in float64; `flip` would take another matrix on the way."""
-    reversed_KK = torch.empty(matrix_KK.shape, dtype=torch.float64)
+def _reversed(matrix_KK: Tensor, dtype: torch.dtype) -> Tensor:
+    """Reverse rows and columns, in another precision; `flip` would take another matrix on the way."""
+    reversed_KK = torch.empty(matrix_KK.shape, dtype=dtype)
     for begin in range(0, len(matrix_KK), INVERTED_AT_ONCE):
         rows_CK = matrix_KK[begin : begin + INVERTED_AT_ONCE]
         end = len(matrix_KK) - begin
@@ -223,7 +223,5 @@ def inverse_factor(hessian_KK: Tensor) -> Tensor:
 
     With rows and columns reversed, H = L Lᵀ, and L⁻¹ is U reversed: one factor and its inverse, in one matrix.
     """
-    lower_KK = cholesky(damped(_reversed(hessian_KK), DAMPING))
-    inverse_KK = invert_lower(lower_KK).float()
-    del lower_KK
-    return inverse_KK.flip(0, 1)
+    inverse_KK = invert_lower(cholesky(damped(_reversed(hessian_KK, torch.float64), DAMPING)))
+    return _reversed(inverse_KK, torch.float32)
