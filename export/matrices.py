@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from export.calibration.embedding import embedding_rounding
 from export.calibration.rounding import Calibrated
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
@@ -42,11 +43,15 @@ def write_parts(
     if left and method != "nearest":
         ids = [text.ids for text in texts]
         done = sum(layer not in left for layer in layers)
-        stream = CalibrationStream(checkpoint, ids, norms, chosen[EMBEDDING], method, journal.folder, layers=done)
+        embedding = embedding_rounding(checkpoint, norms, chosen, method)
+        stream = CalibrationStream(checkpoint, ids, norms, embedding, method, journal.folder, layers=done)
     for part in left:
-        if stream is None or part == EMBEDDING:
+        if stream is None:
             for name in [f"{part}.{module}.weight" for module in MATRICES] if part in layers else [part]:
                 writer.write(*nearest(checkpoint, name, chosen[name]))
+        elif part == EMBEDDING:
+            rows, _ = checkpoint.shapes[EMBEDDING]
+            writer.write(EMBEDDING, rows, map(embedding, checkpoint.slices(EMBEDDING)))
         elif part == LM_HEAD:
             rows, _ = checkpoint.shapes[checkpoint.head]
             writer.write(LM_HEAD, rows, stream.quantize_head(chosen[LM_HEAD]))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from export.allocation import layout_bytes
+from export.calibration.embedding import embedding_rounding
 from export.calibration.stream import CalibrationStream
 from export.calibration.texts import CalibrationText
 from export.checkpoint.decoder_families import MATRICES
@@ -153,10 +154,11 @@ def _calibrated_s(
     config: ExportConfig,
     folder: Path,
 ) -> tuple[float, float]:
-    """Time rounding the first layer, and the head by its first slices."""
+    """Time rounding the first layer, and the head and the embedding by their first slices."""
     assert config.method != "nearest"
-    ids = [text.ids for text in texts]
-    stream = CalibrationStream(checkpoint, ids, vectors(checkpoint), chosen[EMBEDDING], config.method, folder)
+    ids, norms = [text.ids for text in texts], vectors(checkpoint)
+    embedding = embedding_rounding(checkpoint, norms, chosen, config.method)
+    stream = CalibrationStream(checkpoint, ids, norms, embedding, config.method, folder)
     stamps = [time.perf_counter()]
     stream.quantize_layer(0, chosen, lambda *matrix: None)
     stamps.append(time.perf_counter())
@@ -169,7 +171,11 @@ def _calibrated_s(
             rounded.append(len(weight.codes))
         first_s, slice_s = stamps[2] - stamps[1], stamps[-1] - stamps[-2]
         head_s = first_s + slice_s * (stored / rounded[0] - 1)
-    return stamps[1] - stamps[0], head_s
+    begun = time.perf_counter()
+    first_XD = next(checkpoint.slices(EMBEDDING))
+    embedding(first_XD)
+    slices = checkpoint.shapes[EMBEDDING][0] / len(first_XD)
+    return stamps[1] - stamps[0], head_s + slices * (time.perf_counter() - begun)
 
 
 @fp32_by_onednn()

@@ -7,7 +7,7 @@ Invariant: memory holds two copies of one layer's part in progress, one batch of
 (`searched`: the squares) of one matrix's inputs, never the model; the text's states are on disk
 (`export.calibration.hidden_states`).
 
-Shapes: B texts of a batch, T tokens, X all tokens of a batch, D hidden, F feed-forward, V vocabulary.
+Shapes: B texts of a batch, T tokens, X distinct tokens, D hidden, F feed-forward.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.calibration.embedding import RoundRows
 from export.calibration.hidden_states import Batch, HiddenStates
 from export.calibration.layer import Layer, final_norm
 from export.calibration.rounding import Calibrated, round_linear, round_slices
 from export.calibration.texts import batches_by_length, padded, shared_lengths
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
-from export.quantization.codes import QuantizedWeight, Weight, dequantize, quantize_nearest
+from export.quantization.codes import QuantizedWeight, Weight, dequantize
 from export.quantization.layout import Layout
 from toolkit.generation.generate import Floats
 from toolkit.model.precision import fp32_by_onednn
@@ -45,7 +46,7 @@ class CalibrationStream:
         checkpoint: Checkpoint,
         texts: Sequence[Sequence[int]],
         vectors: Mapping[str, Floats],
-        embedding: Layout,
+        embedding: RoundRows,
         method: Calibrated,
         folder: Path,
         *,
@@ -53,8 +54,8 @@ class CalibrationStream:
     ) -> None:
         """Begin before the first layer, or after those that an earlier run has quantized.
 
-        `vectors`: norms and biases as the graph has them, by name. `embedding`: the layout of the exported model's
-        embedding, which is rounded to nearest. `folder` holds the hidden states. `layers`: how many are quantized
+        `vectors`: norms and biases as the graph has them, by name. `embedding`: how the exported model's embedding is
+        rounded (`export.calibration.embedding`). `folder` holds the hidden states. `layers`: how many are quantized
         already; their states are in the folder.
         """
         self._method = method
@@ -63,8 +64,7 @@ class CalibrationStream:
         padded_texts = _padded_texts(texts)
         self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
         if not layers:
-            float_VD, factor = checkpoint.tensor(EMBEDDING), checkpoint.config.embedding_multiplier
-            self.states.begin(_embed(float_VD, factor, embedding, *batch) for batch in padded_texts)
+            self.states.begin(_embedded(checkpoint, embedding, padded_texts))
 
     @fp32_by_onednn()
     @torch.no_grad()
@@ -149,8 +149,16 @@ class _Applied:
             )
 
 
-def _embed(float_VD: Tensor, factor: float, layout: Layout, ids_BT: Tensor, mask_BT: Tensor) -> Batch:
-    float_BTD = float_VD[ids_BT]
-    rows_XD = quantize_nearest(float_BTD.flatten(0, 1).numpy(), bits=layout.bits, block_size=layout.block_size)
-    quantized_BTD = torch.from_numpy(dequantize(rows_XD)).reshape(float_BTD.shape)
-    return Batch(quantized_BTK=quantized_BTD * factor, float_BTK=float_BTD * factor, mask_BT=mask_BT)
+def _embedded(
+    checkpoint: Checkpoint, embedding: RoundRows, padded_texts: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[Batch]:
+    """Look up each batch in the rounded embedding and in the float one; rows that no text has are not rounded."""
+    used_X = torch.cat([ids_BT.flatten() for ids_BT, _ in padded_texts]).unique()
+    float_XD = checkpoint.tensor(EMBEDDING)[used_X]
+    quantized_XD = torch.from_numpy(dequantize(embedding(float_XD)))
+    factor = checkpoint.config.embedding_multiplier
+    for ids_BT, mask_BT in padded_texts:
+        places_BT = torch.searchsorted(used_X, ids_BT)
+        yield Batch(
+            quantized_BTK=quantized_XD[places_BT] * factor, float_BTK=float_XD[places_BT] * factor, mask_BT=mask_BT
+        )

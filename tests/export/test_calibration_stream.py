@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from export.calibration.embedding import embedding_rounding
 from export.calibration.hidden_states import Batch
 from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.heads import head_order
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.tensors import Checkpoint, vectors
-from export.quantization.codes import Weight, dequantize, quantize_nearest
+from export.quantization.codes import Weight, dequantize
 from export.quantization.gptq import quantize_with_feedback
 from export.quantization.layout import Layout, layouts
 from export.quantization.search import quantize_by_importance
@@ -101,9 +102,12 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
 
     texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
     checkpoint = Checkpoint(checkpoint_folder)
-    embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
-    stream = CalibrationStream(checkpoint, texts, vectors(checkpoint), Layout(bits=4, block_size=32), method, tmp_path)
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
+    chosen["model.embed_tokens.weight"] = Layout(bits=4, block_size=32)
+    norms = vectors(checkpoint)
+    rounding = embedding_rounding(checkpoint, norms, chosen, method)
+    stream = CalibrationStream(checkpoint, texts, norms, rounding, method, tmp_path)
+    embedding = rounding(checkpoint.tensor("model.embed_tokens.weight"))
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
     taken: dict[str, list[Weight]] = {}

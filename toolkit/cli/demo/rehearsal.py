@@ -27,8 +27,9 @@ from distill.training.packed_rows import collate
 from distill.training.student import add_adapters, load_student
 from distill.training.train import StudentTrainer, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
+from export.calibration.embedding import embedding_rounding
 from export.calibration.stream import CalibrationStream
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
+from export.checkpoint.tensors import LM_HEAD, Checkpoint, vectors
 from export.matrices import part_bytes
 from export.pipeline import chosen_layouts
 from export.presets import int4_config
@@ -193,10 +194,11 @@ def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[
     checkpoint, config = Checkpoint(student, None), int4_config(student, folder / "int4", calibration=folder)
     chosen = chosen_layouts(checkpoint, config)
     norms = vectors(checkpoint)
+    embedding = embedding_rounding(checkpoint, norms, chosen, "gptq")
 
     def layer_s(count: int) -> float:
         (folder / str(count)).mkdir()
-        stream = CalibrationStream(checkpoint, texts[:count], norms, chosen[EMBEDDING], "gptq", folder / str(count))
+        stream = CalibrationStream(checkpoint, texts[:count], norms, embedding, "gptq", folder / str(count))
         begun = time.perf_counter()
         stream.quantize_layer(0, chosen, lambda *matrix: None)
         return time.perf_counter() - begun

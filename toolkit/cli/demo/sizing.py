@@ -21,6 +21,7 @@ TRAINING_SHARE = 0.45
 """The least share of the planned time for training, the teacher's traces included."""
 LEVELS = (
     (LEDGER_PER_FAMILY, CALIBRATION_TOKENS),
+    (LEDGER_PER_FAMILY, CALIBRATION_TOKENS * 3 // 4),
     (LEDGER_PER_FAMILY, CALIBRATION_TOKENS // 2),
     (LEDGER_PER_FAMILY, CALIBRATION_TOKENS // 4),
     (LEDGER_PER_FAMILY // 2, CALIBRATION_TOKENS // 4),
