@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.decoder_families import FAMILIES, DecoderFamily
+from export.checkpoint.decoder_families import FAMILIES, OTHER_NAMES, DecoderFamily
 from export.runtime.external_data import (
     MOST_GRAPH_BYTES,
     NAME,
@@ -40,6 +40,7 @@ from export.runtime.kernels.library import kernels_library
 from export.runtime.model_shape import ModelShape
 from export.runtime.rows.cached_model import ADAPTERS
 from toolkit.errors import InputError
+from toolkit.field_types import fits
 from toolkit.json_files import read_bytes
 from toolkit.records import read_object
 from toolkit.sources.adapter_folder import Adapter, Floats, NeedsPeft
@@ -112,7 +113,10 @@ def add_adapters(
         parts = {part.name: part for part in _parts(graph, sizes, shape, family)}
     except (ValueError, IndexError) as error:
         raise InputError(f"{model_path} is not a whole ONNX file; export again") from error
+    filled_up = _filled_up(model_path, shape)
     for adapter in opened:
+        if filled_up and any(".self_attn." in name for name in adapter.targets):
+            raise _only_merged(adapter.folder, f"{adapter.folder} changes attention, {filled_up}")
         _check(adapter, parts, model_path.parent)
     pairs = max((size[1] for name, size in sizes.items() if name.startswith(ROTARY)), default=0)
     order_A = _halves(pairs, shape.head_size) if family.rotates_neighbours else np.arange(shape.head_size)
@@ -148,14 +152,24 @@ def _only_merged(folder: Path, reason: str) -> InputError:
 
 
 def _family(model_path: Path) -> DecoderFamily:
-    config = read_object(model_path.with_name("config.json"))
-    names = config.get("architectures") or [""]
-    if names[0] not in FAMILIES:
+    names = read_object(model_path.with_name("config.json")).get("architectures")
+    name = names[0] if fits(names, list[str]) and names else "none is named"
+    family = FAMILIES.get(OTHER_NAMES.get(name, name))
+    if family is None:
         raise InputError(
-            f"adapters cannot be added to {model_path.parent}, whose architecture ({names[0]}) our graphs don't have; "
+            f"adapters cannot be added to {model_path.parent}, whose architecture ({name}) our graphs don't have; "
             "merge them while you export"
         )
-    return FAMILIES[names[0]]
+    return family
+
+
+def _filled_up(model_path: Path, shape: ModelShape) -> str:
+    """Say how the export filled up the checkpoint's heads; empty if it did not."""
+    config = read_object(model_path.with_name("config.json"))
+    head_dim = config.get("head_dim") or config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
+    if head_dim in (0, shape.head_size):
+        return ""
+    return f"whose heads of {head_dim} channels {model_path.parent} has in {shape.head_size}"
 
 
 def _check(adapter: Adapter, parts: Mapping[str, CheckpointMatrix], folder: Path) -> None:

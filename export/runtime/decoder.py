@@ -53,14 +53,9 @@ class OnnxDecoder:
         `prefix_bytes`: reuse beginnings across processes too, bit for bit, from files of at most so many bytes in all
         (`export.runtime.rows.prefix_cache`); 0 writes none.
         """
-        cache = chosen_cache(folder) if cache == "auto" else cache
-        self.model = open_exported(
-            folder,
-            cache=cache,
-            prepacked=prepacked,
-            own_kernels=own_kernels,
-            adapters=[adapter] if adapter else [],
-        )
+        adapters = [adapter] if adapter else []
+        cache = chosen_cache(folder, adapters) if cache == "auto" else cache
+        self.model = open_exported(folder, cache=cache, prepacked=prepacked, own_kernels=own_kernels, adapters=adapters)
         self.adapter = adapter
         self._number = self.model.adapters
         """The adapter's in the model, if there is one; else 0."""

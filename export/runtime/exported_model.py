@@ -20,9 +20,9 @@ from export.runtime.rows.cached_model import CachedModel, CacheShape
 from export.runtime.session import check_graph, open_session
 from toolkit.errors import InputError
 from toolkit.machine.allowance import physical_cores
-from toolkit.runs import read_manifest
+from toolkit.runs import files_digest, read_manifest
 from toolkit.sources.model_names import MODEL_FILE, is_exported
-from toolkit.terminal import counted
+from toolkit.terminal import counted, say
 
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 Cache = Literal["exact", "int8"]
@@ -43,7 +43,7 @@ def open_exported(
     own_kernels: bool = True,
     adapters: Sequence[Path] = (),
 ) -> CachedModel:
-    """Open a folder's graph with its cache; `cache="auto"` takes the one that the export chose.
+    """Open a folder's graph with its cache; `cache="auto"` takes what `chosen_cache` says.
 
     `prepacked`: map the weights from a copy that is made once in the cache folder. `own_kernels`: False to run
     onnxruntime's kernels on every processor. `export.runtime.session` describes both.
@@ -53,7 +53,7 @@ def open_exported(
     Raises `InputError` if the folder is not an exported one, its files are damaged or unsafe, or an adapter is
     another model's.
     """
-    cache = chosen_cache(folder) if cache == "auto" else cache
+    cache = chosen_cache(folder, adapters) if cache == "auto" else cache
     model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
     if cache == "int8" and is_exported(folder) and not model_path.is_file():
         fault = (read_manifest(folder) or {}).get("measured", {}).get("int8_cache_fault")
@@ -64,6 +64,8 @@ def open_exported(
     shape = read_model_shape(folder)
     if adapters and prepacked:
         raise InputError(f"--prepacked packs {folder} without its {counted(len(adapters), 'adapter')}; leave it out")
+    for adapter in adapters:
+        _check_unmerged(folder, adapter)
     adapted = add_adapters(model_path, adapters, shape, own_kernels=own_kernels) if adapters else None
     session = open_session(
         model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels, adapted=adapted
@@ -80,8 +82,20 @@ def open_exported(
     )
 
 
-def chosen_cache(folder: Path) -> Cache:
-    """Return the kind of cache with which the gate compared a folder; exact if its manifest does not say."""
+def _check_unmerged(folder: Path, adapter: Path) -> None:
+    """Raise `InputError` if an adapter was merged into a folder when it was exported; another one's is said."""
+    merged = (read_manifest(folder) or {}).get("inputs", {}).get("adapter")
+    if merged == files_digest(adapter):
+        raise InputError(f"{adapter} is merged into {folder} and would count twice; leave --adapter out")
+    if merged is not None:
+        say(f"{folder} has another adapter merged into it, and {adapter} is added to that")
+
+
+def chosen_cache(folder: Path, adapters: Sequence[Path] = ()) -> Cache:
+    """Return the kind of cache with which the gate compared a folder; exact if its manifest does not say, and beside
+    adapters, whose keys and values may exceed what int8 steps of the base alone can hold."""
+    if adapters:
+        return "exact"
     manifest = read_manifest(folder) or {}
     asked = manifest.get("config", {}).get("cache")  # written by older exports, and by those without a gate
     return "int8" if manifest.get("measured", {}).get("cache", asked) == "int8" else "exact"

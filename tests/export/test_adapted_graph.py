@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from export.pipeline import export_model
 from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.exported_model import Cache, open_exported
+from export.runtime.exported_model import Cache, chosen_cache, open_exported
 from export.runtime.kernels.library import kernels_library
 from export.runtime.rows.row_pool import LEAST_TAKEN_OVER, Row, RowPool
 from tests.lora_adapter import write_adapter
@@ -256,6 +256,52 @@ def test_another_model_s_adapter_is_refused(
         OnnxDecoder(exact, adapter=deeper)
     with pytest.raises(InputError, match=r"--prepacked packs .* without its 1 adapter; leave it out"):
         OnnxDecoder(exact, adapter=adapters[0], prepacked=True)
+
+
+def test_an_adapter_counts_once(
+    tiny_student: Path, adapters: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged = tmp_path / "merged"
+    export_model(replace(nearest_config(tiny_student, merged, "fp32"), bounds=None, adapter=adapters[0]))
+    with pytest.raises(
+        InputError, match=r"adapter0 is merged into .*merged and would count twice; leave --adapter out"
+    ):
+        OnnxDecoder(merged, adapter=adapters[0])
+    OnnxDecoder(merged, adapter=adapters[1])
+    assert "has another adapter merged into it, and" in capsys.readouterr().err
+
+
+def test_the_cache_is_exact_beside_an_adapter(calibrated: Path, adapters: list[Path]) -> None:
+    assert chosen_cache(calibrated) == "int8"
+    assert OnnxDecoder(calibrated, adapter=adapters[0]).model.shape.dtype == np.float32
+    assert OnnxDecoder(calibrated, adapter=adapters[0], cache="int8").model.shape.dtype == np.int8
+
+
+@pytest.mark.parametrize("checkpoint_folder", ["Llama with heads of 20 that are filled up"], indirect=True)
+def test_attention_whose_heads_are_filled_up_takes_merged_adapters_only(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    folder = exported(checkpoint_folder, tmp_path / "fp32")
+    everywhere = write_adapter(checkpoint_folder, tmp_path / "everywhere")
+    with pytest.raises(InputError, match=r"changes attention, whose heads of 20 channels .* has in 32, which only a m"):
+        OnnxDecoder(folder, adapter=everywhere)
+    OnnxDecoder(folder, adapter=write_adapter(checkpoint_folder, tmp_path / "mlp", target_modules=["down_proj"]))
+
+
+@pytest.mark.parametrize("named", [["InternLM3ForCausalLM"], ["GPT2LMHeadModel"], [], {"a": 1}])
+def test_an_architecture_is_known_by_its_other_names(
+    named: object, exact: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(exact, tmp_path / "renamed")
+    path = tmp_path / "renamed" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": named}))
+    if named == ["InternLM3ForCausalLM"]:
+        OnnxDecoder(path.parent, adapter=adapters[0])
+    else:
+        with pytest.raises(
+            InputError, match=r"whose architecture \((GPT2LMHeadModel|none is named)\) our graphs don't"
+        ):
+            OnnxDecoder(path.parent, adapter=adapters[0])
 
 
 def test_factors_in_half_precision_are_read(

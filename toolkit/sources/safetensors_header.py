@@ -31,6 +31,7 @@ from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """A checkpoint's tensors are in one file, or in those that the index names."""
 METADATA = "__metadata__"
+MOST_DIMENSIONS = 16
 MOST_HEADER_BYTES = 100_000_000
 """The library's limit."""
 BITS = (
@@ -88,8 +89,10 @@ def _facts(header: Any, begin: int, end: int) -> dict[str, TensorFacts]:
         if name == METADATA:
             continue
         dtype, shape, offsets = (stored.get(key) for key in ("dtype", "shape", "data_offsets"))
-        if not (dtype in BITS and fits(shape, list[int]) and fits(offsets, list[int]) and len(offsets) == 2):
-            raise ValueError(f"the header of {name} must have a dtype, a shape and two data_offsets")
+        if not (fits(dtype, str) and dtype in BITS and fits(shape, list[int]) and fits(offsets, list[int])):
+            raise ValueError(f"the header of {name} must have a dtype, a shape and data_offsets")
+        if len(shape) > MOST_DIMENSIONS or len(offsets) != 2:
+            raise ValueError(f"{name} must have at most {MOST_DIMENSIONS} dimensions and two data_offsets")
         if min([*shape, *offsets]) < 0 or (offsets[1] - offsets[0]) * 8 != math.prod(shape) * BITS[dtype]:
             raise ValueError(f"{name} must have the bytes of its shape {shape} in {dtype}, not {offsets}")
         facts[name] = TensorFacts(dtype=dtype, shape=tuple(shape), offset=begin + offsets[0])

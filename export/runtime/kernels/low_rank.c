@@ -69,7 +69,7 @@ static Status *compute(void *kernel, KernelContext *context) {
         return CreateStatus(api)(INVALID_GRAPH, "products and factors must have three dimensions");
     const int64_t rows = x.dims[0], T = x.dims[1], K = x.dims[2], N = unchanged.dims[2], R = down.dims[1], L = up.dims[1];
     if (unchanged.dims[0] != rows || unchanged.dims[1] != T || adapters.dims[0] != rows || down.dims[2] != K ||
-        up.dims[0] != down.dims[0] || up.dims[2] != N || ends.rank != 1 || ends.dims[0] * L != R ||
+        up.dims[0] != down.dims[0] || up.dims[2] != N || ends.rank != 1 || ends.dims[0] < 1 || ends.dims[0] * L != R ||
         ((const int64_t *)ends.data)[ends.dims[0] - 1] != N)
         return CreateStatus(api)(INVALID_GRAPH, "the factors must fit the product");
     const int64_t *numbers = adapters.data;
