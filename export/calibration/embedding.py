@@ -2,7 +2,8 @@
 
 A row that is looked up has no inputs whose second moment would say which of its errors matter. But it is read by the
 matrices of the layers: with R one of those, times the norm before it, an error e becomes R e. So error feedback makes
-eᵀ M e small, where M sums RᵀR over the matrices that read the stream in the first layers, each with the same trace.
+eᵀ M e small, where M sums RᵀR over the matrices that read the stream in the first layers, each over the mean
+square of its elements.
 
 Shapes: D hidden, N output features, X rows.
 """

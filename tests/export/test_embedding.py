@@ -24,8 +24,9 @@ def test_an_errors_cost_is_what_it_adds_to_the_outputs_of_the_first_matrices(che
         AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32),
         checkpoint.config.family,
     )
+    model.requires_grad_(False)
     expected = 0.0
-    for layer in model.model.layers[:READING_LAYERS]:
+    for index, layer in enumerate(model.model.layers[:READING_LAYERS]):
         for module, norm in (
             ("self_attn.qkv_proj", family.norms.before_attention),
             ("mlp.gate_up_proj", family.norms.before_mlp),
@@ -33,7 +34,8 @@ def test_an_errors_cost_is_what_it_adds_to_the_outputs_of_the_first_matrices(che
             matrix_ND = torch.cat([layer.get_submodule(part).weight for part in family.sources[module]])
             if norm:
                 matrix_ND = matrix_ND * (layer.get_submodule(norm).weight + float(family.norms_add_one))
-            expected += float((matrix_ND @ error_D).square().sum() / matrix_ND.square().mean())
+            filled_up = checkpoint.whole(f"model.layers.{index}.{module}.weight").numel()  # with rows of zeros
+            expected += float((matrix_ND @ error_D).square().sum() * filled_up / matrix_ND.square().sum())
     np.testing.assert_allclose(float(error_D @ metric_DD @ error_D), expected, rtol=1e-4)
 
 
