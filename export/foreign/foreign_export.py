@@ -10,6 +10,7 @@ float model of the transformers that the toolkit uses. An export that was killed
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -51,7 +52,7 @@ LENGTHS = ("max_position_embeddings", "max_seq_len", "seq_length")
 COPIES = 4.5
 """How many float models optimum's process takes at most, in memory."""
 SCRATCH = "optimum"
-"""The folder in an unfinished export that holds optimum's graph."""
+"""The folder in an unfinished export that holds optimum's graph, in a folder of its own for each attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +143,14 @@ def export_foreign(config: ForeignConfig, *, may_install: bool) -> dict[str, Any
     folder = runs.partial_folder(config.out, stage)
     with discarded_if_refused(folder, config.out):
         say(f"export: {OPTIMUM} writes the graph of {config.source}, which may take minutes")
-        foreign = ForeignGraph(export_by_optimum(python, config.source, folder / SCRATCH))
-        source, measured = write_model(source, config, foreign, folder)
-        shutil.rmtree(folder / SCRATCH)
+        scratch = folder / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+        scratch.mkdir(exist_ok=True)
+        try:
+            graph = export_by_optimum(python, config.source, Path(tempfile.mkdtemp(dir=scratch)))
+            source, measured = write_model(source, config, ForeignGraph(graph), folder)
+        finally:
+            shutil.rmtree(scratch)
         measured |= _compared(source, config, folder, chats)
         size_bytes = runs.folder_bytes(folder)
         measured |= {"parameters": parameters, "bytes": size_bytes, "bytes_per_parameter": size_bytes / parameters}
@@ -218,6 +224,8 @@ def open_foreign(folder: Path) -> ForeignSource:
         whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         theirs = whole.get_text_config(decoder=True)
         longest = next(int(value) for name in LENGTHS if (value := getattr(theirs, name, None)))
+        rope = getattr(theirs, "rope_parameters", None) or {}
+        trained = rope["original_max_position_embeddings"] if rope.get("rope_type") == "longrope" else longest
         sizes = ForeignSizes(
             model_type=theirs.model_type,
             vocab_size=theirs.vocab_size,
@@ -226,7 +234,7 @@ def open_foreign(folder: Path) -> ForeignSource:
             num_attention_heads=theirs.num_attention_heads,
             num_key_value_heads=theirs.num_attention_heads,
             padded_head_dim=theirs.hidden_size // theirs.num_attention_heads,
-            max_position_embeddings=longest,
+            max_position_embeddings=min(longest, trained),
         )
     except StopIteration:
         raise InputError(f"{path} names none of {', '.join(LENGTHS)}; add the number of positions") from None
@@ -235,6 +243,11 @@ def open_foreign(folder: Path) -> ForeignSource:
         raise InputError(
             f"transformers cannot read {path}: {type(error).__name__}: {why}; get the file again"
         ) from error
+    if trained < longest:
+        say(
+            f"export: it will read up to {trained:,} tokens: for longer texts, it turns queries and keys otherwise, "
+            "which is not exported"
+        )
     return ForeignSource(folder=folder, chat_format=ChatFormat.from_folder(folder), sizes=sizes)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, shortage
 from toolkit.machine.environment import interpreter, is_made
 from toolkit.machine.user_folders import cache_folder
 from toolkit.records import read_object
@@ -33,7 +34,7 @@ REQUIREMENTS = (
     "onnxruntime==1.31.1",
 )
 """optimum-onnx 0.1.0, the newest there is, refuses transformers 4.58 and newer."""
-INSTALL_GB = 1.3
+SIZE = "about 1.3 GB with torch's CPU build, several times more with CUDA's"
 PROGRAM = Path(__file__).with_name("optimum_program.py")
 RUNS_CODE = ("auto_map", "_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 """Keys of a `config.json` that make older libraries look for code; nothing that optimum exports needs them."""
@@ -50,35 +51,35 @@ def has_environment() -> bool:
 def optimum_python(*, may_install: bool) -> Path:
     """Return the Python of optimum's environment, which is made if it `may_install` what that needs.
 
-    Raises `InputError` if there is none and it may not, or if pip cannot install them.
+    Raises `InputError` if there is none and it may not, if fetching is forbidden, or if pip cannot install them.
     """
     home = environment_folder()
     if not has_environment() and not may_install:
         raise InputError(
             f"--exporter optimum needs {OPTIMUM} in an environment of its own, and {home} holds none; give "
-            f"--install-optimum to have pip install {', '.join(REQUIREMENTS)} there (about {INSTALL_GB} GB)"
+            f"--install-optimum to have pip install {', '.join(REQUIREMENTS)} there ({SIZE})"
+        )
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    if not has_environment() and offline.upper() in ENV_VARS_TRUE_VALUES:
+        raise InputError(
+            f"{OPTIMUM} is not in {home} yet, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it; "
+            "unset that"
         )
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.parent / ".lock"):
         if not has_environment():
-            say(f"export: making an environment for {OPTIMUM} in {home} (about {INSTALL_GB} GB)")
-        try:
-            return interpreter(home, REQUIREMENTS)
-        except subprocess.CalledProcessError as error:
-            raise InputError(
-                f"pip cannot install {', '.join(REQUIREMENTS)} into {home}, as it says above; connect to a package "
-                "index and run the same command again"
-            ) from error
+            say(f"export: making an environment for {OPTIMUM} in {home} ({SIZE})")
+        return interpreter(home, REQUIREMENTS, module="optimum.exporters.onnx")
 
 
 def export_by_optimum(python: Path, folder: Path, scratch: Path) -> Path:
-    """Have a checkpoint exported into a scratch folder; returns the path of the graph.
+    """Have a checkpoint exported into an empty scratch folder; returns the path of the graph.
 
-    Raises `InputError` if optimum does not know the architecture, or cannot read the checkpoint.
+    Raises `InputError` if optimum does not know the architecture, or cannot read the checkpoint, or if the machine is
+    too small.
     """
     source, graph = scratch / "source", scratch / "graph"
-    shutil.rmtree(scratch, ignore_errors=True)
-    source.mkdir(parents=True)
+    source.mkdir()
     values = older_config(read_object(folder / "config.json"))
     (source / "config.json").write_text(json.dumps(values), encoding="utf-8")
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
@@ -86,7 +87,7 @@ def export_by_optimum(python: Path, folder: Path, scratch: Path) -> Path:
     name = str((values.get("architectures") or [values.get("model_type")])[0])
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [python, "-I", PROGRAM, source, graph],
+        [python, "-I", PROGRAM, source, graph, str(os.getpid())],
         capture_output=True,
         stdin=subprocess.DEVNULL,
         text=True,
@@ -95,6 +96,8 @@ def export_by_optimum(python: Path, folder: Path, scratch: Path) -> Path:
         env=environment,
         check=False,
     )
+    if done.returncode and (error := shortage(done.stderr, "the output folder")):
+        raise error
     if done.returncode < 0:
         raise InputError(
             f"{OPTIMUM} was ended by signal {-done.returncode} while it exported {folder}, as happens if the memory is "

@@ -1,14 +1,17 @@
 """Exports a checkpoint by optimum. Stands alone: runs where the project is not installed, with older libraries.
 
-    python -I optimum_program.py FOLDER OUT     writes OUT/model.onnx and the files of its weights
+    python -I optimum_program.py FOLDER OUT CALLER     writes OUT/model.onnx and the files of its weights
 
 Where that cannot be, the last line on stderr says why, and the exit code is 1. No code of the checkpoint is run,
-nothing is fetched, and a tensor that the older transformers would fill with random numbers is refused.
+nothing is fetched, and a tensor that the older transformers would fill with random numbers is refused. On Linux it ends
+with its caller, a process id.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import warnings
 from typing import Any
@@ -22,13 +25,24 @@ os.environ |= {
 
 TASK = "text-generation-with-past"
 OPSET = 18
+PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
 
 
 def main() -> None:
-    folder, out = sys.argv[1:]
+    folder, out, caller = sys.argv[1:]
+    end_with(int(caller))
     warnings.filterwarnings("ignore")
     sys.excepthook = in_one_line
     export(folder, out)
+
+
+def end_with(caller: int) -> None:
+    """Let Linux kill this process when its caller ends, be it by `kill -9`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != caller:
+            sys.exit(f"the process {caller}, which it was to end with, has ended")
 
 
 def in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:

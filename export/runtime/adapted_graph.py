@@ -158,7 +158,7 @@ def _family(model_path: Path) -> DecoderFamily:
     if family is None:
         raise InputError(
             f"adapters cannot be added to {model_path.parent}, whose architecture ({name}) our graphs don't have; "
-            "merge them while you export"
+            "merge one with PEFT, then export the merged folder"
         )
     return family
 

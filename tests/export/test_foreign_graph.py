@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,32 @@ def test_eight_bits_are_far_closer_than_four_however_they_are_rounded(
         errors[name] = float(np.square(found - expected).mean())
     assert errors["int8"] < 0.05 * min(errors["searched"], errors["nearest"])
     assert errors["searched"] != errors["nearest"]
+
+
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"rope_parameters": FACTORS | {"rope_type": "longrope", "rope_theta": 1e4}},
+        {"rope_scaling": FACTORS | {"type": "longrope"}, "rope_theta": 1e4},
+    ],
+    ids=["transformers 5", "transformers 4"],
+)
+def test_a_context_ends_where_the_frozen_short_factors_of_longrope_do(
+    facts: dict[str, Any], tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_student, tmp_path / "phi")
+    config = json.loads((tiny_student / "config.json").read_text())
+    config = {name: value for name, value in config.items() if not name.startswith("rope")} | facts
+    config |= {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "original_max_position_embeddings": 64}
+    (tmp_path / "phi" / "config.json").write_text(json.dumps(config))
+    assert config["max_position_embeddings"] == CONTEXT
+    assert open_foreign(tmp_path / "phi").sizes.max_position_embeddings == 64
+    assert "it will read up to 64 tokens" in capsys.readouterr().err
+    assert open_foreign(tiny_student).sizes.max_position_embeddings == CONTEXT
+    assert not capsys.readouterr().err
 
 
 def _append_in_axis_1(graph: onnx.GraphProto) -> None:

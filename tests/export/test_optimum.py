@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,16 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from export.checkpoint.decoder_families import FAMILIES as OURS
-from export.foreign.foreign_export import export_foreign, foreign_config
-from export.foreign.optimum_export import has_environment, older_config
+from export.foreign.foreign_export import SCRATCH, export_foreign, foreign_config
+from export.foreign.optimum_export import (
+    PROGRAM,
+    REQUIREMENTS,
+    environment_folder,
+    export_by_optimum,
+    has_environment,
+    older_config,
+    optimum_python,
+)
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.verify.checks import verify
 from tests.export.conftest import MIXED, TINY
@@ -29,6 +39,7 @@ from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Sampling, complete
+from toolkit.machine.environment import python_of, ready_text
 from toolkit.model.loading import load_whole
 
 NIGHTLY = os.environ.get("TOOLKIT_NIGHTLY") == "1"
@@ -69,6 +80,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "OLMo": ("OlmoForCausalLM", {}),
 }
 DEAR = [name for name in FAMILIES if name not in ("GPT-2", "Phi-2", "Gemma 2", "Qwen3-MoE")]
+needs_sh = pytest.mark.skipif(os.name == "nt", reason="a script with #!/bin/sh stands for the Python of optimum")
+
+
+@pytest.fixture
+def may_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pip make the environment, which tests/conftest.py forbids."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+
+
+def write_python(path: Path, script: str) -> Path:
+    """Write what is run as the Python of optimum's environment; its fourth argument is the graph's folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
 
 
 def write_model(student: Path, folder: Path, architecture: str, facts: dict[str, Any]) -> Path:
@@ -91,6 +118,7 @@ def write_model(student: Path, folder: Path, architecture: str, facts: dict[str,
 
 
 @needs_optimum
+@pytest.mark.usefixtures("may_fetch")
 @pytest.mark.parametrize(
     "name",
     [
@@ -126,6 +154,7 @@ def test_an_architecture_of_optimums_answers_as_transformers_does_and_opens_in_f
 
 
 @needs_optimum
+@pytest.mark.usefixtures("may_fetch")
 def test_what_optimum_does_not_export_is_named_with_its_architecture(tiny_student: Path, tmp_path: Path) -> None:
     source = write_model(tiny_student, tmp_path / "source", "MixtralForCausalLM", {"num_local_experts": 4})
     message = r"cannot export MixtralForCausalLM of .*: it generates text with .*gpt2.*, and not with mixtral; choose"
@@ -133,6 +162,73 @@ def test_what_optimum_does_not_export_is_named_with_its_architecture(tiny_studen
         export_foreign(foreign_config(source, tmp_path / "out", "fp32"), may_install=NIGHTLY)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@needs_sh
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kill -9 $$", r"was ended by signal 9 .*; close programs and run the same command again"),
+        ("echo 'MemoryError: no' >&2; kill -6 $$", r"memory is too small for this step \(MemoryError: no\); close"),
+        (
+            "echo 'OSError: [Errno 28] No space left on device' >&2; echo at the end >&2; exit 1",
+            "the disk is full while writing the output folder; free space",
+        ),
+        (
+            "echo first >&2; echo 'KeyError: x' >&2; exit 1",
+            r"cannot export Llama\w+ of .*: KeyError: x; choose",
+        ),
+    ],
+)
+def test_what_stops_optimum_is_said_with_its_own_remedy(
+    script: str, message: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    python = write_python(tmp_path / "python", script)
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(InputError, match=message) as caught:
+        export_by_optimum(python, tiny_student, tmp_path / "scratch")
+    assert "\n" not in str(caught.value)
+
+
+@needs_sh
+def test_nothing_of_a_graph_stays_after_a_failure_however_it_failed(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    home = environment_folder()
+    write_python(python_of(home), 'mkdir "$4"; echo weights > "$4/model.onnx.data"')
+    (home / "ready").write_text(ready_text(REQUIREMENTS))
+    config = replace(foreign_config(tiny_student, tmp_path / "out" / "model", "fp32"), bounds=None)
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        export_foreign(config, may_install=False)
+    assert not list((tmp_path / "out").rglob(SCRATCH)) and not list((tmp_path / "out").rglob("model.onnx*"))
+    [unfinished] = (tmp_path / "out").iterdir()
+    (unfinished / SCRATCH / "killed").mkdir(parents=True)
+    write_python(python_of(home), "exit 1")
+    with pytest.raises(InputError, match="it does not say why"):
+        export_foreign(config, may_install=False)
+    assert not list((tmp_path / "out").rglob(SCRATCH))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its caller")
+def test_the_program_of_optimum_does_not_outlive_its_caller(tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-I", PROGRAM, tmp_path, tmp_path / "graph"]
+    done = subprocess.run([*command, "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "the process 1, which it was to end with, has ended\n"
+    assert not (tmp_path / "graph").exists()
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_nothing_is_fetched_where_that_is_forbidden(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(InputError, match=r"is not in .* yet, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids"):
+        optimum_python(may_install=True)
+    assert not (tmp_path / "home").exists()
 
 
 def test_without_its_environment_the_export_says_what_would_be_installed(

@@ -8,7 +8,6 @@ exit       0 done, 1 a measurement is out of its bounds, 2 the input or the mach
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
@@ -25,18 +24,12 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from toolkit.cli.bugs import Bug
 from toolkit.cli.parser import build_parser
-from toolkit.errors import InputError, MissingExtra, ToolkitError
+from toolkit.errors import FULL, InputError, MissingExtra, ToolkitError, disk_full, memory_too_small, shortage
 from toolkit.terminal import Escaped, say, show, visible_lines
 
 if TYPE_CHECKING:
     from toolkit.cli.options.command import Result
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk, a used-up quota, and a file that has reached its largest size."""
-FULL_SIGNS = ("No space left on device", "(os error 27)", "PytorchStreamWriter failed", "unexpected pos ")
-"""What safetensors and torch say of these, in errors without a number."""
-NO_MEMORY_SIGNS = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUDA error: out of memory")
-"""What torch says where Python would raise `MemoryError`."""
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -122,16 +115,15 @@ def explain(error: BaseException, extra: str) -> ToolkitError | None:
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
         return MissingExtra(error.name.partition(".")[0], extra)
-    if getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS):
-        place = _given_name(error) or "the output folder"
-        return InputError(f"the disk is full while writing {place}; free space and run the same command again")
-    if isinstance(error, OSError) and (place := _given_name(error)):
+    place = _given_name(error)
+    if getattr(error, "errno", None) in FULL:
+        return disk_full(place or "the output folder")
+    if found := shortage(str(error), place or "the output folder"):
+        return found
+    if isinstance(error, OSError) and place:
         return InputError(f"{place} cannot be used: {error.strerror}")
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY_SIGNS):
-        said = str(error).partition("\n")[0][:200] or "no more is free"
-        return InputError(
-            f"the machine's memory is too small for this step ({said}); close programs or use a smaller model"
-        )
+    if isinstance(error, MemoryError):
+        return memory_too_small(str(error))
     return None
 
 

@@ -271,4 +271,7 @@ def _refuse_own_options(options: Options) -> None:
         if value:
             raise InputError(f"--{name} does not go with --exporter optimum, which calibrates nothing; leave one out")
     if (Path(options.model) / ADAPTER_CONFIG).is_file():
-        raise InputError(f"--exporter optimum merges no adapter, as {options.model} is; give the merged model's folder")
+        raise InputError(
+            f"--exporter optimum merges no adapter, as {options.model} is; merge it with PEFT, then export the merged "
+            "folder"
+        )
