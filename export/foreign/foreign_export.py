@@ -28,11 +28,11 @@ from export.checks.goldens import Chats
 from export.checks.parity import Bounds
 from export.folder.package import discarded_if_refused, write_package
 from export.folder.weights_file import WeightsFile
-from export.foreign.adapted_graph import adapted_graph
 from export.foreign.cache_interface import cache_sizes
 from export.foreign.foreign_graph import ForeignGraph, UnfitGraph
 from export.foreign.optimum_export import OPTIMUM, REQUIREMENTS, export_by_optimum, optimum_python
 from export.foreign.stored_matrices import Matrices, Rounding, found_matrices, matrix_layouts, write_matrices
+from export.foreign.turned_graph import turned_graph
 from export.presets import WeightType, int4_config, nearest_config
 from export.quantization.codes import LARGEST_CODE_BITS
 from export.quantization.layout import BLOCK_SIZES, Layout
@@ -175,7 +175,7 @@ def write_model(
         with WeightsFile(folder, end=0) as file, Progress("export", total, in_bytes=True) as progress:
             weights = write_matrices(foreign, matrices, layouts, config.rounding, file, progress.advance)
             matrix_bytes = file.end
-            model = adapted_graph(foreign, sizes, matrices, weights, file)
+            model = turned_graph(foreign, sizes, matrices, weights, file)
             file.sync()
     except UnfitGraph as error:
         raise InputError(

@@ -22,7 +22,7 @@ LARGE_BYTES = 1 << 16
 """A tensor of floats that takes more is stored beside the matrices, not in the graph's own file."""
 
 
-def adapted_graph(
+def turned_graph(
     foreign: ForeignGraph,
     sizes: DecoderSizes,
     matrices: Matrices,
