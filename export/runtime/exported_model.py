@@ -64,9 +64,9 @@ def open_exported(
     shape = read_model_shape(folder)
     if adapters and prepacked:
         raise InputError(f"--prepacked packs {folder} without its {counted(len(adapters), 'adapter')}; leave it out")
+    adapted = add_adapters(model_path, adapters, shape, own_kernels=own_kernels) if adapters else None
     for adapter in adapters:
         _check_unmerged(folder, adapter)
-    adapted = add_adapters(model_path, adapters, shape, own_kernels=own_kernels) if adapters else None
     session = open_session(
         model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels, adapted=adapted
     )
