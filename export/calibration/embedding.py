@@ -18,7 +18,7 @@ from torch import Tensor
 from export.calibration.rounding import Calibrated
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.quantization.codes import QuantizedWeight, quantize_nearest
-from export.quantization.gptq import quantize_with_feedback
+from export.quantization.gptq import inverse_factor, quantize_with_feedback
 from export.quantization.layout import Layout
 from toolkit.generation.generate import Floats
 from toolkit.model.precision import fp32_by_onednn
@@ -42,11 +42,12 @@ def embedding_rounding(
     if method != "gptq" or LM_HEAD not in chosen:
         return lambda rows_XD: quantize_nearest(rows_XD.numpy(), bits=layout.bits, block_size=layout.block_size)
     metric_DD = reading_metric(checkpoint, vectors)
+    upper_DD = inverse_factor(metric_DD)
 
     @fp32_by_onednn()
     @torch.no_grad()
     def fed_back(rows_XD: Tensor) -> QuantizedWeight:
-        return quantize_with_feedback(rows_XD, metric_DD, bits=layout.bits, block_size=layout.block_size)
+        return quantize_with_feedback(rows_XD, metric_DD, upper_DD, bits=layout.bits, block_size=layout.block_size)
 
     return fed_back
 

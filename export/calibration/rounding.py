@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export.calibration.hidden_states import Batch
 from export.quantization.codes import QuantizedWeight, dequantize
-from export.quantization.gptq import cholesky, damped, quantize_with_feedback
+from export.quantization.gptq import cholesky, damped, inverse_factor, quantize_with_feedback
 from export.quantization.layout import Layout
 from export.quantization.search import ROWS_AT_ONCE, quantize_by_importance
 from toolkit.model.precision import fp32_by_onednn
@@ -104,13 +104,16 @@ def round_slices(
         yield from (_searched(weight_NK, importance_K, layout) for weight_NK in slices)
     else:
         hessian_KK, drift_KK = moments(inputs)
-        yield from (_fed_back(weight_NK, hessian_KK, weight_NK @ drift_KK, layout) for weight_NK in slices)
+        upper_KK = inverse_factor(hessian_KK)
+        yield from (_fed_back(weight_NK, hessian_KK, weight_NK @ drift_KK, layout, upper_KK) for weight_NK in slices)
 
 
 @fp32_by_onednn()
-def _fed_back(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor, layout: Layout) -> QuantizedWeight:
+def _fed_back(
+    weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor, layout: Layout, upper_KK: Tensor | None = None
+) -> QuantizedWeight:
     weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
-    return quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
+    return quantize_with_feedback(weight_NK, hessian_KK, upper_KK, bits=layout.bits, block_size=layout.block_size)
 
 
 def _searched(weight_NK: Tensor, importance_K: Tensor, layout: Layout) -> QuantizedWeight:

@@ -63,9 +63,12 @@ class Rounded:
         return self.steps_NK * self.scales_NJ.repeat_interleave(self.block_size, 1)
 
 
-def quantize_with_feedback(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: int) -> QuantizedWeight:
-    """Find codes and scales that change weight_NK @ x least, over inputs x with this second moment."""
-    upper_KK = inverse_factor(hessian_KK)
+def quantize_with_feedback(
+    weight_NK: Tensor, hessian_KK: Tensor, upper_KK: Tensor | None = None, *, bits: int, block_size: int
+) -> QuantizedWeight:
+    """Find codes and scales that change weight_NK @ x least, over inputs x with this second moment. `upper_KK`: its
+    inverse factor, if that is at hand."""
+    upper_KK = inverse_factor(hessian_KK) if upper_KK is None else upper_KK
     groups = weight_NK.split(ROUNDED_AT_ONCE)
     begun = [feed_back(some, hessian_KK, upper_KK, bits=bits, block_size=block_size) for some in groups]
     del upper_KK
