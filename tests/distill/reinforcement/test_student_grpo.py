@@ -167,7 +167,7 @@ def test_a_run_that_resumes_ends_with_the_same_student(
         {"warmup_updates": 4},
         {"kl_coefficient": 10.0},
         {"temperature": 2.0},
-        {"max_new_tokens": 15},
+        {"temperature": 2.0, "max_new_tokens": 15},
         {"attempts": 1},
         {"scale_rewards": "none"},
         {"scale_rewards": "batch"},
