@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,8 @@ def add_adapters(
     Raises `InputError` if an adapter changes what the graph does not have, or in a way that only a merge can.
     """
     opened = [_opened(folder) for folder in adapters]
-    family = _family(model_path)
+    config = read_object(model_path.with_name("config.json"))
+    family = _family(config, model_path.parent)
     content = memoryview(read_bytes(model_path, MOST_GRAPH_BYTES))
     try:
         [graph] = [payload for number, payload in held_fields(content) if number == MODEL_GRAPH]
@@ -113,7 +115,7 @@ def add_adapters(
         parts = {part.name: part for part in _parts(graph, sizes, shape, family)}
     except (ValueError, IndexError) as error:
         raise InputError(f"{model_path} is not a whole ONNX file; export again") from error
-    filled_up = _filled_up(model_path, shape)
+    filled_up = _filled_up(config, shape, model_path.parent)
     for adapter in opened:
         if filled_up and any(".self_attn." in name for name in adapter.targets):
             raise _only_merged(adapter.folder, f"{adapter.folder} changes attention, {filled_up}")
@@ -151,25 +153,24 @@ def _only_merged(folder: Path, reason: str) -> InputError:
     return InputError(f"{reason}, which only a merge can add; merge it: toolkit export {folder} --int4 --out DIR")
 
 
-def _family(model_path: Path) -> DecoderFamily:
-    names = read_object(model_path.with_name("config.json")).get("architectures")
+def _family(config: Mapping[str, Any], folder: Path) -> DecoderFamily:
+    names = config.get("architectures")
     name = names[0] if fits(names, list[str]) and names else "none is named"
     family = FAMILIES.get(OTHER_NAMES.get(name, name))
     if family is None:
         raise InputError(
-            f"adapters cannot be added to {model_path.parent}, whose architecture ({name}) our graphs don't have; "
+            f"adapters cannot be added to {folder}, whose architecture ({name}) our graphs don't have; "
             "merge one with PEFT, then export the merged folder"
         )
     return family
 
 
-def _filled_up(model_path: Path, shape: ModelShape) -> str:
+def _filled_up(config: Mapping[str, Any], shape: ModelShape, folder: Path) -> str:
     """Say how the export filled up the checkpoint's heads; empty if it did not."""
-    config = read_object(model_path.with_name("config.json"))
     head_dim = config.get("head_dim") or config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
     if head_dim in (0, shape.head_size):
         return ""
-    return f"whose heads of {head_dim} channels {model_path.parent} has in {shape.head_size}"
+    return f"whose heads of {head_dim} channels {folder} has in {shape.head_size}"
 
 
 def _check(adapter: Adapter, parts: Mapping[str, CheckpointMatrix], folder: Path) -> None:

@@ -85,10 +85,11 @@ def open_exported(
 def _check_unmerged(folder: Path, adapter: Path) -> None:
     """Raise `InputError` if an adapter was merged into a folder when it was exported; another one's is said."""
     merged = (read_manifest(folder) or {}).get("inputs", {}).get("adapter")
+    if merged is None:
+        return
     if merged == files_digest(adapter):
         raise InputError(f"{adapter} is merged into {folder} and would count twice; leave --adapter out")
-    if merged is not None:
-        say(f"{folder} has another adapter merged into it, and {adapter} is added to that")
+    say(f"{folder} has another adapter merged into it, and {adapter} is added to that")
 
 
 def chosen_cache(folder: Path, adapters: Sequence[Path] = ()) -> Cache:
