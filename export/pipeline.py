@@ -28,7 +28,7 @@ from export.calibration.texts import CalibrationTexts, read_texts
 from export.checkpoint.model_config import ModelConfig
 from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, vectors
-from export.checks.gate import check_source, pass_gate
+from export.checks.gate import check_source, leave_out_gate, pass_gate
 from export.checks.goldens import Chats
 from export.checks.layerwise import LayerwiseModel
 from export.folder.model_writer import ModelWriter
@@ -199,8 +199,7 @@ def _compared(
 ) -> dict[str, Any]:
     """Run the gate, which writes the record for `toolkit verify`; returns its report."""
     if config.bounds is None:
-        say("export: not compared with the float model (--no-parity); its quality is unknown")
-        return {"parity": None}
+        return leave_out_gate()
     say(
         f"export: comparing with the float model in {source.checkpoint.folder}, which may take minutes (--no-parity "
         "leaves it out: the quality is then unknown, and toolkit verify cannot check the folder)"

@@ -50,6 +50,12 @@ def check_source(source: FloatSource) -> Chats:
 
 
 @fp32_by_onednn()
+def leave_out_gate() -> dict[str, Any]:
+    """Say that a folder is not compared; returns what its manifest then says."""
+    say("export: not compared with the float model (--no-parity); its quality is unknown")
+    return {"parity": None}
+
+
 def pass_gate(
     source: FloatSource,
     folder: Path,

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.checkpoint.tensors import read_headers
-from export.checks.gate import check_source, pass_gate
+from export.checks.gate import check_source, leave_out_gate, pass_gate
 from export.checks.goldens import Chats
 from export.checks.parity import Bounds
 from export.folder.package import discarded_if_refused, write_package
@@ -209,8 +209,7 @@ def _say_floats(layouts: Mapping[str, Layout], other_bytes: int) -> None:
 def _compared(source: ForeignSource, config: ForeignConfig, folder: Path, chats: Chats) -> dict[str, Any]:
     """Run the gate, which writes the record for `toolkit verify`; returns its report."""
     if config.bounds is None:
-        say("export: not compared with the float model (--no-parity); its quality is unknown")
-        return {"parity": None}
+        return leave_out_gate()
     say(f"export: comparing with the float model in {source.folder}, which may take minutes")
     return pass_gate(source, folder, "exact", config.bounds, [], chats)
 
