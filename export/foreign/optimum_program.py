@@ -47,7 +47,7 @@ def end_with(caller: int) -> None:
 
 def in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Print an error without its traceback; torch, transformers and optimum each raise their own."""
-    print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.stderr.write(f"{kind.__name__}: {' '.join(str(error).split())}\n")
 
 
 def positions_given() -> None:

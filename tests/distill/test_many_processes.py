@@ -85,7 +85,7 @@ def test_a_stage_of_the_teacher_runs_on_two_processes(one: dict[str, Any], two: 
     assert len(two["staged"]) == len(one["staged"]) > 1
     assert two["staged"][-1] < two["staged"][0]
     # in bf16: a gradient of half the batch is rounded by itself
-    assert two["staged"] == pytest.approx(one["staged"], abs=1e-2)
+    assert two["staged"] == pytest.approx(one["staged"], abs=3e-2)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
