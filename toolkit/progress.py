@@ -8,6 +8,7 @@ The time left of the whole comes from a `toolkit.timetable`, if one is followed.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -35,13 +36,16 @@ class Progress:
         *,
         done: int = 0,
         in_bytes: bool = False,
+        most_s: float = math.inf,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` items were finished by an earlier run: they count as progress but not towards the rate."""
+        """`done` items were finished by an earlier run: they count as progress but not towards the rate. After `most_s`
+        it ends, with whatever is finished."""
         self.done = done
         self._label, self._total, self._before = label, total, done
         self._in_bytes = in_bytes
+        self._most_s = most_s
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._clock = clock
@@ -84,7 +88,7 @@ class Progress:
             if self.done >= self._total:
                 parts.append(f"in {duration(elapsed_s)}")
             elif made >= FEW and elapsed_s >= EARLY_S:
-                parts.append(self._left((self._total - self.done) / rate))
+                parts.append(self._left(min((self._total - self.done) / rate, max(self._most_s - elapsed_s, 0.0))))
         return "  ".join([*parts, self._note] if self._note else parts)
 
     def close(self) -> None:

@@ -152,6 +152,8 @@ def plan_training(
     tokens = train.epochs * sum(examples.lengths)
     if train.max_updates:
         tokens = min(tokens, round(train.max_updates * update_tokens))
+    if train.max_minutes and speed is not None:
+        tokens = min(tokens, round(60 * train.max_minutes * speed))
     hours = None if speed is None else tokens / speed / 3600
     return TrainingPlan(
         parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),

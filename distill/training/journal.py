@@ -100,8 +100,9 @@ class TrainingJournal(TrainerCallback):
         interrupted: threading.Event,
         checkpoint_every_updates: int = 0,
         computed_share: Callable[[], float] = lambda: 1.0,
+        most_s: float = math.inf,
     ) -> None:
-        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples.
+        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples. `most_s`: when it ends.
         `checkpoint_every_updates`: 0 leaves checkpoints to the clock. `computed_share`: the share of the tokens so far
         that was computed; what examples begin with may be computed once for several of them."""
         self._path = path
@@ -112,6 +113,7 @@ class TrainingJournal(TrainerCallback):
         self._interrupted = interrupted
         self._in_hand = self._updates = 0
         self._progress: Progress | None = None
+        self._most_s = most_s
         self._validation = ""
 
     def on_train_begin(
@@ -141,7 +143,7 @@ class TrainingJournal(TrainerCallback):
             if state.global_step:
                 run = given_name(self._path.parent)
                 say(f"resuming {run} at update {state.global_step} of {state.max_steps}")
-            self._progress = Progress("train", state.max_steps, done=state.global_step)
+            self._progress = Progress("train", state.max_steps, done=state.global_step, most_s=self._most_s)
 
     def on_step_end(
         self,
@@ -234,7 +236,7 @@ class TrainingJournal(TrainerCallback):
     def _tokens_so_far(self, state: TrainerState) -> float:
         if not self._tokens:
             return float(state.num_input_tokens_seen)
-        tokens: float = state.global_step * self._tokens / state.max_steps
+        tokens: float = state.global_step * self._tokens / self._updates
         return tokens
 
     def on_train_end(
@@ -267,11 +269,12 @@ def run_trainer(
     checkpoint_every_s: float,
     checkpoint_every_updates: int = 0,
     computed_share: Callable[[], float] = lambda: 1.0,
+    most_s: float = math.inf,
     trackers: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
+    `tokens`, `computed_share`, `most_s`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
     tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
@@ -282,6 +285,7 @@ def run_trainer(
         checkpoint_every_s=checkpoint_every_s,
         checkpoint_every_updates=checkpoint_every_updates,
         computed_share=computed_share,
+        most_s=most_s,
         interrupted=interrupted,
     )
     trainer.remove_callback(PrinterCallback)

@@ -42,7 +42,7 @@ from distill.training import document_attention
 from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_optimizer
-from distill.training.optimizers.schedule import make_schedule
+from distill.training.optimizers.schedule import Deadline, make_schedule
 from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
 from distill.training.student import (
@@ -104,6 +104,8 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         collator = partial(batch_of, row_tokens=config.row_tokens, shares=self.shares, **division)
         types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
+        if config.max_minutes:
+            self.add_callback(Deadline)
         self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
@@ -136,6 +138,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
             final=config.min_lr_share,
             kind=config.schedule,
             decay_share=config.decay_share,
+            limit_s=60 * config.max_minutes or math.inf,
         )
         self.lr_scheduler: LRScheduler | None = schedule
         return schedule
@@ -300,6 +303,7 @@ def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted:
         **counted,
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
+        most_s=60 * config.max_minutes or math.inf,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
     )
     let_go(config.trackers)

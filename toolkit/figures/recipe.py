@@ -79,6 +79,8 @@ class Recipe(Record):
     """Tokens of all passes together: as planned, or as trained once the student exists."""
     planned_s: dict[str, float]
     """Seconds of each part, in order."""
+    training_s: float | None = None
+    """The seconds after which training ends; None in recipes of a version that trained on all traces."""
     taken_s: dict[str, float] | None = None
     """The seconds that each part took; None while the run is unfinished, and if it was interrupted."""
 
@@ -131,6 +133,8 @@ def recipe_line(recipe: Recipe) -> str:
     tokens_per_s = rates.training_tokens_per_s(recipe.batch_examples)
     taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "interrupted and resumed"
     passes = "1 pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
+    if recipe.training_s:
+        passes = f"at most {passes}"
     return (
         f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at "
         f"{tokens_per_s:.0f} training tokens/s in "

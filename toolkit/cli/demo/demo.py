@@ -106,7 +106,12 @@ def _run(
 
 def sized(config: DistillConfig, recipe: Recipe) -> DistillConfig:
     """Return the configuration with the sizes that the recipe chose."""
-    train = replace(config.train, epochs=recipe.epochs, batch_examples=recipe.batch_examples)
+    train = replace(
+        config.train,
+        epochs=recipe.epochs,
+        batch_examples=recipe.batch_examples,
+        max_minutes=(recipe.training_s or 0.0) / 60,
+    )
     return replace(config, per_family=recipe.per_family, train=train)
 
 
