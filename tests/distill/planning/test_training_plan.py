@@ -50,6 +50,13 @@ def test_a_gpu_is_planned_by_its_data_sheet() -> None:
     assert found.cost == pytest.approx(found.hours * 3.0 * 2) and found.fits
 
 
+def test_a_run_that_ends_by_the_clock_takes_no_longer() -> None:
+    train = replace(TRAIN, lora_rank=16, max_minutes=30.0)
+    plan = plan_training(shape_of(SEVEN), train, equal_examples(100_000, 512), gpu=device("h100"))
+    assert plan.hours == pytest.approx(0.5, rel=1e-3)
+    assert plan.tokens_per_s is not None and plan.tokens == round(1800 * plan.tokens_per_s)
+
+
 def test_a_gpu_without_a_data_sheet_is_planned_without_speed() -> None:
     config, examples = shape_of("HuggingFaceTB/SmolLM2-360M-Instruct"), equal_examples(10, 512)
     found = plan_training(config, TRAIN, examples, gpu=device("24 GB"), price_per_hour=3.0)
