@@ -102,7 +102,7 @@ class TrainingJournal(TrainerCallback):
         computed_share: Callable[[], float] = lambda: 1.0,
         most_s: float = math.inf,
     ) -> None:
-        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples. `most_s`: when it ends.
+        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples. `most_s`: its time.
         `checkpoint_every_updates`: 0 leaves checkpoints to the clock. `computed_share`: the share of the tokens so far
         that was computed; what examples begin with may be computed once for several of them."""
         self._path = path
@@ -274,8 +274,8 @@ def run_trainer(
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`, `most_s`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
-    tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
+    `tokens`, `computed_share`, `most_s`: see `TrainingJournal`. `trackers` are called after the journal. Returns the
+    updates and tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()

@@ -46,8 +46,8 @@ class TrainConfig:
     max_updates: CountOr0 = 0
     """The run ends after as many, whatever `epochs` says; 0 leaves it to `epochs`."""
     max_minutes: NotNegative = 0.0
-    """Supervised training ends after so much time at the latest, as does training on logits, and the learning rate falls
-    by the clock; 0 sets no limit. The same recipe then makes other numbers of updates each time."""
+    """Supervised training, and training on logits, each end after so much time at the latest, and the learning rate
+    falls by the clock; 0 sets no limit. The same recipe then makes other numbers of updates each time."""
     quantization: Literal["", "nf4"] = ""
     """How the weights below adapters are kept: "" as they are computed with, "nf4" in four bits (QLoRA)."""
     gradient_checkpointing: bool = False

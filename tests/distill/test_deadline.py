@@ -1,4 +1,4 @@
-"""A run that ends by the clock has fallen to its last rate by then, and one that resumes has its earlier time behind it."""
+"""A run that ends by the clock has reached its last rate by then; one that resumes has its earlier time behind it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_moments_leave_padding_out() -> None:
 
 
 def test_moments_of_many_columns_are_symmetric_and_summed_in_fp32() -> None:
-    """There are more columns than are computed at once. Where there is AMX, their factors are rounded to bf16 before."""
+    """There are more columns than are computed at once. Where there is AMX, factors are rounded to bf16 before."""
     quantized_BTK, float_BTK = torch.randn(2, 3, 40, 600, generator=torch.Generator().manual_seed(3))
     mask_BT = torch.ones(3, 40, dtype=torch.bool)
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -79,7 +79,8 @@ class Course:
 
 
 class Deadline(TrainerCallback):
-    """Tells a trainer's `Course` the time, the first process' in all of them, and makes the update at its limit the last.
+    """Tells a trainer's `Course` the time, the first process' in all of them, and makes the update at its limit the
+    last.
 
     It must be called before the callbacks that treat the last update in another way.
     """
@@ -110,7 +111,7 @@ def make_schedule(
     decay_share: float = 0.0,
     limit_s: float = math.inf,
 ) -> LambdaLR:
-    """Make a trainer's schedule of `updates`, or of what a `Deadline` lets it make within `limit_s`; the optimizer's own
-    rates are the peaks, which one update reaches."""
+    """Make a trainer's schedule of `updates`, or of what a `Deadline` lets it make within `limit_s`; the optimizer's
+    own rates are the peaks, which one update reaches."""
     warmup, decay = max(1, min(warmup, updates)), math.ceil(decay_share * updates)
     return LambdaLR(optimizer, Course(updates, warmup, final, kind, decay, limit_s))

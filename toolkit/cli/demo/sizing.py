@@ -1,8 +1,9 @@
 """Chooses a recipe that fills a given number of minutes at a machine's rates.
 
 The plan fills `FILLED` of the minutes, because a machine may slow down. Training gets what the other parts leave, and
-ends by the clock, however fast the machine is then; if that is less than `TRAINING_SHARE`, first the calibration gets fewer tokens, then fewer of the ledger's problems are
-answered: the first ones of each family, which are the same on every machine and for all rows.
+ends by the clock, however fast the machine is then; if that is less than `TRAINING_SHARE`, first the calibration gets
+fewer tokens, then fewer of the ledger's problems are answered: the first ones of each family, which are the same on
+every machine and for all rows.
 """
 
 from __future__ import annotations
