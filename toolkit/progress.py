@@ -8,7 +8,6 @@ The time left of the whole comes from a `toolkit.timetable`, if one is followed.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -36,16 +35,13 @@ class Progress:
         *,
         done: int = 0,
         in_bytes: bool = False,
-        most_s: float = math.inf,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` items were finished by an earlier run: they count as progress but not towards the rate. After `most_s`
-        it ends, with whatever is finished."""
+        """`done` items were finished by an earlier run: they count as progress but not towards the rate."""
         self.done = done
         self._label, self._total, self._before = label, total, done
         self._in_bytes = in_bytes
-        self._most_s = most_s
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._clock = clock
@@ -61,6 +57,10 @@ class Progress:
     def left(self) -> int:
         """How many items are not finished yet."""
         return self._total - self.done
+
+    def expect(self, total: int) -> None:
+        """Count towards another total from now on."""
+        self._total = total
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished items; `note` is shown until another one comes."""
@@ -88,7 +88,7 @@ class Progress:
             if self.done >= self._total:
                 parts.append(f"in {duration(elapsed_s)}")
             elif made >= FEW and elapsed_s >= EARLY_S:
-                parts.append(self._left(min((self._total - self.done) / rate, max(self._most_s - elapsed_s, 0.0))))
+                parts.append(self._left((self._total - self.done) / rate))
         return "  ".join([*parts, self._note] if self._note else parts)
 
     def close(self) -> None:

@@ -100,9 +100,8 @@ class TrainingJournal(TrainerCallback):
         interrupted: threading.Event,
         checkpoint_every_updates: int = 0,
         computed_share: Callable[[], float] = lambda: 1.0,
-        most_s: float = math.inf,
     ) -> None:
-        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples. `most_s`: its time.
+        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples.
         `checkpoint_every_updates`: 0 leaves checkpoints to the clock. `computed_share`: the share of the tokens so far
         that was computed; what examples begin with may be computed once for several of them."""
         self._path = path
@@ -111,9 +110,8 @@ class TrainingJournal(TrainerCallback):
         self._checkpoint_every_s = checkpoint_every_s
         self._checkpoint_every_updates = checkpoint_every_updates
         self._interrupted = interrupted
-        self._in_hand = self._updates = 0
+        self._in_hand = self._updates = self._nominal = 0
         self._progress: Progress | None = None
-        self._most_s = most_s
         self._validation = ""
 
     def on_train_begin(
@@ -129,7 +127,8 @@ class TrainingJournal(TrainerCallback):
         """Cut the log back to the checkpoint from which training resumes."""
         if _anywhere(args.device, self._interrupted.is_set())[0]:
             raise KeyboardInterrupt
-        self._in_hand, self._updates = state.global_step + 1, state.max_steps
+        self._nominal = self._updates = max(state.max_steps, state.global_step)
+        self._in_hand = state.global_step + 1
         self._first_step = self._saved_step = state.global_step
         self._first_tokens = self._tokens_so_far(state)
         self._flops_per_token = training_flops(model, _context(train_dataloader.dataset))
@@ -142,8 +141,8 @@ class TrainingJournal(TrainerCallback):
             replace_text(self._path, "".join(line + "\n" for line in kept))
             if state.global_step:
                 run = given_name(self._path.parent)
-                say(f"resuming {run} at update {state.global_step} of {state.max_steps}")
-            self._progress = Progress("train", state.max_steps, done=state.global_step, most_s=self._most_s)
+                say(f"resuming {run} at update {state.global_step} of {self._updates}")
+            self._progress = Progress("train", self._updates, done=state.global_step)
 
     def on_step_end(
         self,
@@ -156,7 +155,9 @@ class TrainingJournal(TrainerCallback):
     ) -> None:
         if state.global_step % UPDATES_A_TRIM == 0:
             give_freed_memory_back()
+        self._updates = state.max_steps  # fewer than at first, where a deadline comes before
         if self._progress:
+            self._progress.expect(self._updates)
             self._progress.advance()
         control.should_log |= state.global_step == state.max_steps  # the last line is the run's summary
         now = time.monotonic()
@@ -236,7 +237,7 @@ class TrainingJournal(TrainerCallback):
     def _tokens_so_far(self, state: TrainerState) -> float:
         if not self._tokens:
             return float(state.num_input_tokens_seen)
-        tokens: float = state.global_step * self._tokens / self._updates
+        tokens: float = state.global_step * self._tokens / self._nominal
         return tokens
 
     def on_train_end(
@@ -269,13 +270,12 @@ def run_trainer(
     checkpoint_every_s: float,
     checkpoint_every_updates: int = 0,
     computed_share: Callable[[], float] = lambda: 1.0,
-    most_s: float = math.inf,
     trackers: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`, `most_s`: see `TrainingJournal`. `trackers` are called after the journal. Returns the
-    updates and tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
+    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
+    tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()
@@ -285,7 +285,6 @@ def run_trainer(
         checkpoint_every_s=checkpoint_every_s,
         checkpoint_every_updates=checkpoint_every_updates,
         computed_share=computed_share,
-        most_s=most_s,
         interrupted=interrupted,
     )
     trainer.remove_callback(PrinterCallback)
@@ -295,6 +294,8 @@ def run_trainer(
     with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
         begun = time.monotonic()
         checkpoint = of_the_first(_last_checkpoint(folder / CHECKPOINTS))
+        if checkpoint and of_the_first(_is_of_the_last_update(checkpoint)):
+            trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0  # another update would follow
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - begun
     if interrupted.is_set():
@@ -358,6 +359,11 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written completely."""
     found = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_of_the_last_update(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def _is_whole(checkpoint: Path) -> bool:

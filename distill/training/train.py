@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -30,9 +31,17 @@ from datasets import Dataset
 from huggingface_hub import constants
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedModel, Trainer
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -40,9 +49,18 @@ from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training import document_attention
 from distill.training.completion_loss import LossForward, labelled
-from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, check_shards, diverged, journaled, run_trainer
+from distill.training.journal import (
+    CHECKPOINTS,
+    LOSS,
+    VALIDATION_LOSS,
+    check_shards,
+    diverged,
+    journaled,
+    of_the_first,
+    run_trainer,
+)
 from distill.training.optimizers.choice import check_optimizer, make_optimizer
-from distill.training.optimizers.schedule import Deadline, make_schedule
+from distill.training.optimizers.schedule import Course
 from distill.training.packed_rows import batch_of, bears_sharing, within
 from distill.training.quantized_base import check_quantization
 from distill.training.student import (
@@ -56,11 +74,12 @@ from distill.training.student import (
     types_of,
 )
 from distill.training.train_config import TrainConfig
-from distill.training.validation import ENOUGH, Batch, Validation
+from distill.training.validation import Batch, Validation, choose_best
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import give_freed_memory_back, keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
+from toolkit.terminal import counted, say
 from toolkit.voice.student_format import write_student_format
 
 
@@ -87,6 +106,61 @@ def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
     return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
+class Deadline(TrainerCallback):
+    """Ends training with the last update that is expected to fit a time: it says after each how many there will be.
+
+    Saving and validating count as time, but not as an update's. The first process' clock holds for all. It must be
+    called before the callbacks that treat the last update in another way.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._limit_s = 60 * minutes
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._schedule: LambdaLR = kwargs["lr_scheduler"]
+        self._nominal = state.max_steps
+        self._ended_at = self._resumed_at = monotonic()
+        self._is_first = True
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.max_steps = self._course.updates
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._resumed_at = monotonic()
+
+    on_save = on_log
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        course, now = self._course, monotonic()
+        passed_s, update_s = of_the_first((now - self._ended_at, now - self._resumed_at))
+        self._ended_at = self._resumed_at = now
+        course.passed_s += passed_s
+        if not self._is_first:  # which is slower than the others
+            course.updating_s, course.timed = course.updating_s + update_s, course.timed + 1
+            update_s = course.updating_s / course.timed
+        self._is_first = False
+        left = int((self._limit_s - course.passed_s) / update_s) if state.global_step < state.max_steps else 0
+        course.updates = state.max_steps = min(state.global_step + max(left, 0), self._nominal)
+        if state.global_step == state.max_steps < self._nominal:
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                updates = counted(state.global_step, "update")
+                say(f"train: train.max_minutes ({self._limit_s / 60:g}) ends it after {updates}")
+        self._schedule._last_lr = [rate * course(state.global_step) for rate in self._schedule.base_lrs]
+        for group, rate in zip(self._schedule.optimizer.param_groups, self._schedule._last_lr, strict=True):
+            group["lr"] = rate
+
+    @property
+    def _course(self) -> Course:
+        course = self._schedule.lr_lambdas[0]
+        assert isinstance(course, Course)
+        return course
+
+
 class StudentTrainer(KeepsTypes, SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
@@ -105,7 +179,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         types = types_of(model)
         super().__init__(model=model, data_collator=collator, **kwargs)
         if config.max_minutes:
-            self.add_callback(Deadline)
+            self.add_callback(Deadline(config.max_minutes))
         self.keep_types(types)
         self._config = config
         self.validation: Validation | None = None
@@ -131,15 +205,15 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
         """Make our schedule, whose first and last rates are above 0."""
         assert self.optimizer is not None
         config = self._config
-        schedule = make_schedule(
-            optimizer or self.optimizer,
-            updates=num_training_steps,
-            warmup=config.warmup_steps or math.ceil(config.warmup_share * num_training_steps),
-            final=config.min_lr_share,
-            kind=config.schedule,
-            decay_share=config.decay_share,
-            limit_s=60 * config.max_minutes or math.inf,
+        course = Course(
+            num_training_steps,
+            config.warmup_share,
+            config.warmup_steps,
+            config.min_lr_share,
+            config.schedule,
+            config.decay_share,
         )
+        schedule = LambdaLR(optimizer or self.optimizer, course)
         self.lr_scheduler: LRScheduler | None = schedule
         return schedule
 
@@ -281,7 +355,7 @@ def train(
         trainer.add_callback(trainer.validation)
     tokens = 0 if trainer.writes else _tokens_of_run(dataset, config)
     measured = run_recorded(trainer, config, folder, tokens=tokens, computed_share=trainer.computed_share)
-    measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
+    measured |= choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     give_freed_memory_back()  # merging and saving take other sizes
     whole = trainer.whole_model(lambda: _to_train(load(), config))
@@ -303,7 +377,6 @@ def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted:
         **counted,
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
-        most_s=60 * config.max_minutes or math.inf,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
     )
     let_go(config.trackers)
@@ -340,23 +413,3 @@ def _validation(
         every=config.evaluate_every,
         keeps_best=config.keep_best,
     )
-
-
-def _choose_best(
-    validation: Validation | None, model: PreTrainedModel | PeftModel, device: torch.device, examples: int
-) -> dict[str, Any]:
-    """Restore the model with the lowest validation loss; return which update's it is, and why it was chosen."""
-    if validation is None:
-        return {"chosen_by": "the last, since there is no trace of the validation split to choose by"}
-    if validation.loss is None:  # the last update was made before an interrupt
-        validation.loss = validation.measure(model, device)
-    best = validation.restore_best(model)
-    if best is None:
-        why = "the lowest validation loss, which is the last"
-        if not validation.chooses:
-            why = "the last, as the recipe wants"
-        elif examples < ENOUGH:
-            why = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
-        return {VALIDATION_LOSS: validation.loss, "chosen_by": why}
-    loss, update = best
-    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the lowest validation loss"}

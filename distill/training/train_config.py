@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from toolkit.errors import InputError
-from toolkit.field_types import Count, CountOr0, NotNegative, Positive, Share, ShareBelow1
+from toolkit.field_types import Count, CountOr0, NotNegative, Positive, Share, ShareBelow1, Within
 
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -45,9 +45,9 @@ class TrainConfig:
 
     max_updates: CountOr0 = 0
     """The run ends after as many, whatever `epochs` says; 0 leaves it to `epochs`."""
-    max_minutes: NotNegative = 0.0
-    """Supervised training, and training on logits, each end after so much time at the latest, and the learning rate
-    falls by the clock; 0 sets no limit. The same recipe then makes other numbers of updates each time."""
+    max_minutes: Annotated[float, Within(least=0, most=1e6)] = 0.0
+    """Supervised training, and training on logits, each end with the last update that fits so much time, and rates and
+    measurements follow the clock; 0 sets no limit. The same recipe then makes other numbers of updates each time."""
     quantization: Literal["", "nf4"] = ""
     """How the weights below adapters are kept: "" as they are computed with, "nf4" in four bits (QLoRA)."""
     gradient_checkpointing: bool = False

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from distill.training.journal import of_the_first
+from distill.training.journal import VALIDATION_LOSS, of_the_first
 from toolkit.errors import InputError
 from toolkit.records import read_object
 from toolkit.runs import replace_text
@@ -54,6 +55,8 @@ class Validation(TrainerCallback):
         self.chooses = keeps_best
         """Whether the recipe wants the best student, rather than the last one."""
         self._keeps_best = keeps_best and examples >= ENOUGH
+        self._part: int | None = None
+        """How many parts of the run have ended; None before the first update of this process."""
         self.loss: float | None = None
         """The last measured loss; None if none was measured yet."""
         self.measured_at = -1
@@ -61,18 +64,23 @@ class Validation(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         model: nn.Module = kwargs["model"]
-        points = {math.ceil(state.max_steps * (i + 1) / self._times) for i in range(self._times)}
-        if self._every:
-            points = {*range(self._every, state.max_steps, self._every), state.max_steps}
-        if state.global_step not in points:
+        is_last = state.global_step == state.max_steps
+        if not (is_last or state.global_step % self._every == 0 if self._every else self._has_come_further(state)):
             return
         self.loss, self.measured_at = self.measure(model, args.device), state.global_step
         control.should_log = True
-        is_last = state.global_step == state.max_steps
         if self._keeps_best and not is_last and of_the_first(self.loss < self._best()[0]):
             weights = _trained_weights(model)  # all processes gather shards
             if state.is_world_process_zero:
                 self._keep(weights, state.global_step)
+
+    def _has_come_further(self, state: TrainerState) -> bool:
+        """Return whether this update ends another of the equal parts of the run, whose length may be estimated."""
+        before, self._part = self._part, state.global_step * self._times // state.max_steps
+        if before is None:
+            before = (state.global_step - 1) * self._times // state.max_steps
+        self._part = max(self._part, before)
+        return self._part > before
 
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device) -> float:
@@ -111,6 +119,26 @@ class Validation(TrainerCallback):
         except InputError:
             return math.inf, -1
         return float(kept["loss"]), int(kept["step"])
+
+
+def choose_best(
+    validation: Validation | None, model: PreTrainedModel | PeftModel, device: torch.device, examples: int
+) -> dict[str, Any]:
+    """Restore the model with the lowest validation loss; return which update's it is, and why it was chosen."""
+    if validation is None:
+        return {"chosen_by": "the last, since there is no trace of the validation split to choose by"}
+    if validation.loss is None:  # the last update was made before an interrupt
+        validation.loss = validation.measure(model, device)
+    best = validation.restore_best(model)
+    if best is None:
+        why = "the lowest validation loss, which is the last"
+        if not validation.chooses:
+            why = "the last, as the recipe wants"
+        elif examples < ENOUGH:
+            why = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
+        return {VALIDATION_LOSS: validation.loss, "chosen_by": why}
+    loss, update = best
+    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the lowest validation loss"}
 
 
 def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
