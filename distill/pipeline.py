@@ -180,7 +180,7 @@ def distill(
     or in others (`distill.launching`); `check_memory` raises `InputError` if the machine is too small for the student.
     Raises `InputError` for wrong input before any long work starts.
     """
-    check_samples(config.samples, config.sampling.temperature)
+    check_samples(config.samples, config.sampling.temperature, config.sampling.top_k)
     check_recipe(config.train)
     check_out(out)
     known = traces_from_before(config.traces, config.problems)

@@ -46,7 +46,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
             raise InputError(f"samples ({self.samples}) and batch_size ({self.batch_size}) must be at least 1")
-        check_samples(self.samples, self.sampling.temperature)
+        check_samples(self.samples, self.sampling.temperature, self.sampling.top_k)
 
 
 def evaluate_model(

@@ -153,7 +153,7 @@ def plan_training(
     if train.max_updates:
         tokens = min(tokens, round(train.max_updates * update_tokens))
     if train.max_minutes and speed is not None:
-        tokens = min(tokens, round(60 * train.max_minutes * speed))
+        tokens = min(tokens, round(60 * train.max_minutes * speed))  # without a known speed they may be fewer
     hours = None if speed is None else tokens / speed / 3600
     return TrainingPlan(
         parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),

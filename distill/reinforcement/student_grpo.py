@@ -41,9 +41,9 @@ from distill.reinforcement.token_probabilities import token_probabilities
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.journal import diverged
 from distill.training.optimizers.choice import make_optimizer
-from distill.training.packed_rows import collate, packed
+from distill.training.packed_rows import collate, packed, shares_beginnings
 from distill.training.student import KeepsTypes, causal_lm_of, types_of
-from distill.training.train import recorded_as, shares_beginnings
+from distill.training.train import recorded_as
 from distill.training.train_config import TrainConfig
 from toolkit.formats.chat_format import OPEN, ChatFormat
 from toolkit.generation.generate import Sampled

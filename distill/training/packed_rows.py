@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from distill.training.completion_loss import IGNORED
-from distill.training.document_attention import Documents
+from distill.training.document_attention import NAME, Documents
 from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import Batch
 
@@ -156,3 +158,18 @@ def shared_out(examples: Sequence[Tokenized], processes: int) -> list[Sequence[T
 
 def _nothing_to_learn(example: Tokenized) -> Batch:
     return collate([{"input_ids": example["input_ids"][:1], "labels": [IGNORED]}])
+
+
+def undivided(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Let a loader that accelerate prepared for one of several processes give whole batches, those of one process.
+
+    accelerate would fill up an epoch's last batch with examples from its beginning, which are then learned twice.
+    """
+    sampler: Any = loader.batch_sampler
+    sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
+    return loader
+
+
+def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
+    """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
+    return causal_lm.config._attn_implementation == NAME and bears_sharing(config)

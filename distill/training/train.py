@@ -47,7 +47,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
-from distill.training import document_attention
 from distill.training.completion_loss import LossForward, labelled
 from distill.training.journal import (
     CHECKPOINTS,
@@ -61,7 +60,7 @@ from distill.training.journal import (
 )
 from distill.training.optimizers.choice import check_optimizer, make_optimizer
 from distill.training.optimizers.schedule import Course
-from distill.training.packed_rows import batch_of, bears_sharing, within
+from distill.training.packed_rows import batch_of, shares_beginnings, undivided, within
 from distill.training.quantized_base import check_quantization
 from distill.training.student import (
     KeepsTypes,
@@ -89,21 +88,6 @@ def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str 
     if loss_on == "all":
         rows = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in rows]
     return Dataset.from_list([labelled(*row) for row in rows])
-
-
-def undivided(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Let a loader that accelerate prepared for one of several processes give whole batches, those of one process.
-
-    accelerate would fill up an epoch's last batch with examples from its beginning, which are then learned twice.
-    """
-    sampler: Any = loader.batch_sampler
-    sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
-    return loader
-
-
-def shares_beginnings(causal_lm: Any, config: TrainConfig) -> bool:
-    """Return whether what examples begin with is computed once; not on a GPU, whose attention knows no documents."""
-    return causal_lm.config._attn_implementation == document_attention.NAME and bears_sharing(config)
 
 
 class Deadline(TrainerCallback):

@@ -31,7 +31,7 @@ from toolkit.records import Problem, Trace, Verdict
 VERIFIER = "reasoning-gym"
 REFERENCE, CODE, REFUSAL = "reference", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
-VERSION = "8"
+VERSION = "9"
 """The version of this folder's rules; raised whenever the same trace could get another verdict."""
 
 

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from distill.training import document_attention, packed_rows
 from distill.training.completion_loss import IGNORED, LossForward
 from distill.training.document_attention import Documents
-from distill.training.packed_rows import collate, parts_of, within
+from distill.training.packed_rows import collate, parts_of, shares_beginnings, within
 from distill.training.student import add_adapters
-from distill.training.train import shares_beginnings, train
+from distill.training.train import train
 from tests.distill.students.made_families import TINY
 from tests.distill.test_train import examples, losses, tiny_recipe
 

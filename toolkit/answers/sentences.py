@@ -121,6 +121,8 @@ _FRACTION_WORDS = re.compile(
     r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)",
     re.IGNORECASE,
 )
+_BEFORE_MATHEMATICS = re.compile(r"(?:(?!(?<=[\s'\":(])\.\d)[,;:.?!'\"&#\s])*")
+"""Marks before a stretch of mathematics, but for a point between a space, a quote or a colon and a digit."""
 _LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']s?|[A-Za-z]'s)(?!\w)")
 """A letter that is counted, `3 r's`, which is not a prime mark."""
 
@@ -265,7 +267,7 @@ def _runs(text: str) -> list[_Run]:
             runs.append(_Run(str(value), end, finish))
         piece = text[start:end]
         if begin is not None and _MEANING.search(piece):
-            trimmed = _trimmed(piece)
+            trimmed = _trimmed(piece if start else f" {piece}")
             if trimmed and trimmed[0] not in "^_" and _MEANING.search(trimmed):
                 at = start + piece.index(trimmed)
                 runs.append(_Run(trimmed, at, at + len(trimmed)))
@@ -300,8 +302,8 @@ def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
 
 
 def _trimmed(piece: str) -> str:
-    """Remove the sentence's own punctuation around a stretch of mathematics."""
-    piece = piece.strip().lstrip(",;:.?!'\"&#").strip()
+    """Remove the sentence's own punctuation around a stretch of mathematics; the point of `.5` is not the sentence's."""
+    piece = piece.removeprefix(_BEFORE_MATHEMATICS.match(piece)[0]).strip()  # type: ignore[index]
     if re.match(r"-\s", piece) or piece.startswith("- "):
         piece = piece[1:].strip()
     piece = re.sub(

@@ -62,12 +62,15 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
-def check_samples(samples: int, temperature: float) -> None:
-    """Raise `InputError` if a problem is to be sampled several times at temperature 0, where all samples are equal."""
+def check_samples(samples: int, temperature: float, top_k: int = 0) -> None:
+    """Raise `InputError` if a problem is to be sampled several times where all samples are equal: at temperature 0, or
+    among one token."""
     if samples > 1 and temperature == 0.0:
         raise InputError(
             f"samples ({samples}) must be 1 at temperature 0, since all samples would be equal; raise the temperature"
         )
+    if samples > 1 and top_k == 1:
+        raise InputError(f"samples ({samples}) must be 1 with top_k 1, since all samples would be equal; raise top_k")
 
 
 class Decoder(Protocol):

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 
 from distill.launching.shared_job import check_processes
 from distill.training.completion_loss import IGNORED
-from distill.training.packed_rows import batch_of, shared_out
-from distill.training.train import undivided
+from distill.training.packed_rows import batch_of, shared_out, undivided
 from tests.distill.test_train import tiny_recipe
 from toolkit.errors import InputError
 

@@ -174,7 +174,7 @@ def _distill(options: Options, resolved: Resolved) -> Result:
         asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
         own = own_if_left_out(asked, config.teacher, resolve(config.teacher))
         config = replace(config, sampling=replace(config.sampling, **own))
-        check_samples(config.samples, config.sampling.temperature)
+        check_samples(config.samples, config.sampling.temperature, config.sampling.top_k)
     opening = (partial(open_decoder, load_in=options.load_in), f"load-in: {options.load_in}")
     folder = pipeline.distill(
         config,
@@ -287,7 +287,7 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
         check_traces(options.traces, options.problems)
     if options.problems is not None:
         check_place(options.problems)
-    check_samples(recipe.samples, recipe.temperature)
+    check_samples(recipe.samples, recipe.temperature, recipe.top_k)
     check_model(recipe.student)
     if not is_endpoint(recipe.teacher):
         check_model(recipe.teacher)

@@ -128,7 +128,7 @@ def traces(options: Options) -> Result:
     problems = _problems(options)
     found = find_teacher(argument, out, *decoder_options, serving=serving)
     sampling = own_or_given_sampling(options, argument, found.folder if isinstance(found, ModelFolder) else None)
-    check_samples(options.samples, sampling.temperature)
+    check_samples(options.samples, sampling.temperature, sampling.top_k)
     teacher = with_engine(found, options)
     stage = Stage(
         name="traces",
