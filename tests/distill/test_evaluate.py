@@ -141,6 +141,8 @@ def test_samples_of_one_problem_count_as_one_observation(tiny_student: Path, tmp
     assert len(read_records(tmp_path / "out" / "verdicts.jsonl", Verdict)) == 24
     with pytest.raises(InputError, match=r"samples \(3\) must be 1 at temperature 0"):
         replace(CONFIG, samples=3)
+    with pytest.raises(InputError, match=r"samples \(3\) must be 1 with top_k 1"):
+        replace(config, sampling=replace(config.sampling, top_k=1))
 
 
 @pytest.mark.parametrize("open_decoder", [open_bigram, open_torch])
