@@ -274,7 +274,7 @@ def run_trainer(
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and
+    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates, epochs and
     tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
@@ -304,6 +304,7 @@ def run_trainer(
     first, last = of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
     return {
         "updates": last["step"],
+        "epochs": round(last["epoch"], 4),
         "tokens": last["tokens"],
         "seconds": seconds,
         "first_loss": first["loss"],

@@ -298,6 +298,7 @@ def _learned(measured: Mapping[str, Any]) -> str:
     if "train_updates" not in measured:
         return "it was trained by an earlier version, which recorded fewer figures"
     trained, validation = measured["trained_on"], measured.get("validation", 0)
+    trained = round(trained * min(measured.get("train_epochs", 1.0), 1.0))  # a run may end within its first epoch
     traces = (
         f"{trained} of the {counted(trained + validation, 'trace')} kept" if validation else counted(trained, "trace")
     )
