@@ -274,8 +274,8 @@ def run_trainer(
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates, epochs and
-    tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
+    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates,
+    epochs and tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()
