@@ -20,7 +20,7 @@ from export.quantization.codes import QuantizedWeight, dequantize
 from export.quantization.gptq import cholesky, damped, inverse_factor, quantize_with_feedback
 from export.quantization.layout import Layout
 from export.quantization.search import ROWS_AT_ONCE, quantize_by_importance
-from toolkit.model.precision import fp32_by_onednn, products_by_bf16
+from toolkit.model.precision import fp32_by_onednn
 
 DRIFT_DAMPING = 0.05
 """Share of H's mean diagonal that keeps W* near W where the calibration text says little."""
@@ -32,23 +32,18 @@ Calibrated = Literal["gptq", "searched"]
 """How a matrix is rounded for its inputs: with error feedback, or by `export.quantization.search`."""
 
 
+@fp32_by_onednn()
 def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Return hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens.
-
-    AMX rounds their factors to bf16, which changes an input by at most 0.2 %; x xᵀ is that input's exactly, since the
-    sums are in fp32. It takes a third of the time.
-    """
+    """Return hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
     hessian_KK, drift_KK, count = torch.zeros(()), torch.zeros(()), 0
     for batch in inputs:
         input_XK = batch.quantized_BTK[batch.mask_BT]
         if not count:
             size = (input_XK.shape[1],) * 2
             hessian_KK, drift_KK = torch.zeros(size), torch.zeros(size)  # each can be freed alone
-        drift_XK = batch.float_BTK[batch.mask_BT] - input_XK
-        with products_by_bf16():
-            for some in _column_groups(hessian_KK):  # its upper half is a copy of the lower one
-                hessian_KK[some.start :, some].addmm_(input_XK[:, some.start :].T, input_XK[:, some])
-            drift_KK.addmm_(drift_XK.T, input_XK)
+        for some in _column_groups(hessian_KK):  # its upper half is a copy of the lower one
+            hessian_KK[some.start :, some].addmm_(input_XK[:, some.start :].T, input_XK[:, some])
+        drift_KK.addmm_((batch.float_BTK[batch.mask_BT] - input_XK).T, input_XK)
         count += len(input_XK)
     for some in _column_groups(hessian_KK):
         hessian_KK[some, some.stop :] = hessian_KK[some.stop :, some].T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,17 +30,10 @@ def fp32_by_onednn() -> Iterator[None]:
     torch names the switch after bf16, with which oneDNN may compute such products; it does so only where there is AMX,
     so this context does nothing there.
     """
-    with nullcontext() if torch.cpu._is_amx_tile_supported() else products_by_bf16():
-        yield
-
-
-@contextmanager
-def products_by_bf16() -> Iterator[None]:
-    """Within this context the factors of the CPU's fp32 products are rounded to bf16 where there is AMX, and summed in
-    fp32; elsewhere as in `fp32_by_onednn`."""
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
-    products.fp32_precision = "bf16"
+    if not torch.cpu._is_amx_tile_supported():
+        products.fp32_precision = "bf16"
     try:
         yield
     finally:
