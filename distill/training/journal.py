@@ -270,11 +270,13 @@ def run_trainer(
     checkpoint_every_s: float,
     checkpoint_every_updates: int = 0,
     computed_share: Callable[[], float] = lambda: 1.0,
+    by_clock: bool = False,
     trackers: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`, `computed_share`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates,
+    `tokens`, `computed_share`: see `TrainingJournal`. `by_clock`: whether a run may end before all of the trainer's
+    updates, so that a checkpoint says which was the last. `trackers` are called after the journal. Returns the updates,
     epochs and tokens of the whole run, the seconds of this call, and the first and the last logged loss. Raises
     `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
@@ -294,7 +296,7 @@ def run_trainer(
     with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
         begun = time.monotonic()
         checkpoint = of_the_first(_last_checkpoint(folder / CHECKPOINTS))
-        if checkpoint and of_the_first(_is_of_the_last_update(checkpoint)):
+        if checkpoint and by_clock and of_the_first(_is_of_the_last_update(checkpoint)):
             trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0  # another update would follow
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - begun

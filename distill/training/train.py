@@ -361,6 +361,7 @@ def run_recorded(trainer: Trainer, config: TrainConfig, folder: Path, **counted:
         **counted,
         checkpoint_every_s=config.checkpoint_every_s,
         checkpoint_every_updates=config.checkpoint_every_updates,
+        by_clock=config.max_minutes > 0,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
     )
     let_go(config.trackers)

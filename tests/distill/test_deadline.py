@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import pytest
 
 from distill.training import train as training
-from distill.training.journal import LOSS, VALIDATION_LOSS, TrainingJournal
+from distill.training.journal import LOSS, VALIDATION_LOSS
 from distill.training.optimizers.schedule import rate_share
 from distill.training.train import StudentTrainer, tokenize, train
 from distill.training.train_config import TrainConfig
 from distill.training.validation import Validation
-from tests.distill.test_train import examples, losses, rates, tiny_recipe
+from tests.distill.test_train import examples, interrupted_after, losses, rates, tiny_recipe
 from toolkit.formats.chat_format import ChatFormat
 
 UPDATES = 40
@@ -100,15 +99,7 @@ def test_the_time_before_an_interrupt_counts(
     for folder in (whole, broken):
         folder.mkdir()
     train(tiny_student, examples(16), recipe(max_minutes=0.15), whole)
-    on_step_end = TrainingJournal.on_step_end
-
-    def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
-        if state.global_step == stop:  # type: ignore[attr-defined]
-            signal.raise_signal(signal.SIGINT)
-        on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingJournal, "on_step_end", interrupt)
+    with interrupted_after(stop, monkeypatch), pytest.raises(KeyboardInterrupt):
         train(tiny_student, examples(16), recipe(max_minutes=0.15), broken)
     for _ in range(2):  # the second one finds the last update made
         train(tiny_student, examples(16), recipe(max_minutes=0.15), broken)

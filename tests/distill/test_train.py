@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,21 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
     assert changed and all(name.endswith("proj.weight") for name in changed)
 
 
+@contextmanager
+def interrupted_after(stop: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within this context a training hears Ctrl+C after so many updates."""
+    on_step_end = TrainingJournal.on_step_end
+
+    def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
+        if state.global_step == stop:  # type: ignore[attr-defined]
+            signal.raise_signal(signal.SIGINT)
+        on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingJournal, "on_step_end", interrupt)
+        yield
+
+
 @pytest.mark.parametrize(("stop", "rate", "lora"), [(3, 3e-3, 0), (3, 10.0, 0), (6, 10.0, 0), (3, 3e-3, 8)])
 def test_training_goes_on_after_an_interrupt(
     stop: int, rate: float, lora: int, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,15 +282,7 @@ def test_training_goes_on_after_an_interrupt(
     expected = train(tiny_student, made, recipe, whole, held_out)
     assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 
-    on_step_end = TrainingJournal.on_step_end
-
-    def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
-        if state.global_step == stop:  # type: ignore[attr-defined]
-            signal.raise_signal(signal.SIGINT)
-        on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingJournal, "on_step_end", interrupt)
+    with interrupted_after(stop, monkeypatch), pytest.raises(KeyboardInterrupt):
         train(tiny_student, made, recipe, broken, held_out)
     assert len(losses(broken)) == stop
     found = train(tiny_student, made, recipe, broken, held_out)
