@@ -111,7 +111,7 @@ class Deadline(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        state.max_steps = self._course.updates
+        state.max_steps = self._course.updates  # only now: the journal reads the trainer's own number before
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._resumed_at = monotonic()

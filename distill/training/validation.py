@@ -65,7 +65,8 @@ class Validation(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         model: nn.Module = kwargs["model"]
         is_last = state.global_step == state.max_steps
-        if not (is_last or state.global_step % self._every == 0 if self._every else self._has_come_further(state)):
+        is_due = state.global_step % self._every == 0 if self._every else self._has_come_further(state)
+        if not (is_due or is_last):
             return
         self.loss, self.measured_at = self.measure(model, args.device), state.global_step
         control.should_log = True

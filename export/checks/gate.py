@@ -49,13 +49,13 @@ def check_source(source: FloatSource) -> Chats:
     return source_chats(source)
 
 
-@fp32_by_onednn()
 def leave_out_gate() -> dict[str, Any]:
     """Say that a folder is not compared; returns what its manifest then says."""
     say("export: not compared with the float model (--no-parity); its quality is unknown")
     return {"parity": None}
 
 
+@fp32_by_onednn()
 def pass_gate(
     source: FloatSource,
     folder: Path,
