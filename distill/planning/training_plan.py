@@ -33,6 +33,7 @@ from toolkit.model.flops import forward_flops
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example, read_object, read_records
 from toolkit.sources.model_names import resolve
+from toolkit.terminal import say
 from toolkit.voice.student_format import write_student_format
 
 DRAWS = 200
@@ -81,6 +82,8 @@ class TrainingPlan:
     cost: float | None
     rehearsal_bytes: float = 0.0
     """What a rehearsal on this machine takes."""
+    max_minutes: float = 0.0
+    """After which the run ends, on fewer tokens where the speed is not known; 0: it ends when it has seen them all."""
 
     @property
     def fits(self) -> bool:
@@ -143,6 +146,7 @@ def plan_training(
     if gpu is None:
         rehearsal = rehearsal_bytes(config, train, dtype, row)
         if rehearsal <= free_bytes():
+            say("measuring a few steps of this training on this machine, a minute or so")
             speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens * computed) / computed
     elif gpu.flops_per_s is not None:
         context = float(np.mean(examples.lengths))
@@ -153,7 +157,7 @@ def plan_training(
     if train.max_updates:
         tokens = min(tokens, round(train.max_updates * update_tokens))
     if train.max_minutes and speed is not None:
-        tokens = min(tokens, round(60 * train.max_minutes * speed))  # without a known speed they may be fewer
+        tokens = min(tokens, round(60 * train.max_minutes * speed))
     hours = None if speed is None else tokens / speed / 3600
     return TrainingPlan(
         parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),
@@ -167,6 +171,7 @@ def plan_training(
         hours=hours,
         cost=None if price_per_hour is None or hours is None else hours * price_per_hour * devices,
         rehearsal_bytes=rehearsal,
+        max_minutes=train.max_minutes,
     )
 
 

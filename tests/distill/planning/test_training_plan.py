@@ -71,6 +71,8 @@ def test_what_a_rehearsal_has_no_room_for_is_planned_without_speed(
     monkeypatch.setattr(training_plan, "free_bytes", lambda: 1.0)
     assert main(["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--price-per-hour", "1"]) == 0
     assert re.search(r"\n1,200 tokens; how fast is not known, since a few steps .* take \d", capsys.readouterr().out)
+    assert main(["plan", str(tiny_student), "--tokens", "60", "--set", "train.max_minutes=5"]) == 0
+    assert "\n60,000 tokens, fewer where 5 minutes end it before; how fast" in capsys.readouterr().out
 
 
 def test_what_cannot_be_sharded_is_on_each_gpu_whole() -> None:

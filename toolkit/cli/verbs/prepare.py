@@ -157,6 +157,11 @@ def plan(options: Options) -> Result:
     where = f"{options.devices} × {gpu.name}" if gpu and options.devices > 1 else gpu.name if gpu else "this machine"
     later = [name for name in ("logits", "rl") if getattr(recipe, name)]
     text = _text(found, student, where)
+    if options.train is None:
+        text += (
+            f"\nplanned for {options.examples:,} examples of {options.tokens or recipe.max_tokens:,} tokens; give "
+            "others by --examples and --tokens, or a run's own by --train"
+        )
     if later:
         text += (
             f"\nthis is supervised training alone: what the recipe's {' and '.join(later)} take beside or after it (a "
@@ -220,9 +225,10 @@ def _time(found: TrainingPlan) -> str:
     if found.tokens_per_s is not None and found.hours is not None:
         cost = "" if found.cost is None else f", at a cost of {found.cost:,.2f}"
         return f" at {found.tokens_per_s:,.0f} tokens/s: {duration(found.hours * 3600)}{cost}"
+    end = f", fewer where {found.max_minutes:g} minutes end it before" if found.max_minutes else ""
     if found.rehearsal_bytes:
         return (
-            f"; how fast is not known, since a few steps to measure it would take {found.rehearsal_bytes / GB:.1f} GB, "
-            "more than is free; train adapters, or name a GPU with --device"
+            f"{end}; how fast is not known, since a few steps to measure it would take "
+            f"{found.rehearsal_bytes / GB:.1f} GB, more than is free; train adapters, or name a GPU with --device"
         )
-    return "; how fast is not known, since no data sheet of this GPU is here"
+    return f"{end}; how fast is not known, since no data sheet of this GPU is here"
