@@ -48,7 +48,9 @@ def test_a_machine_that_is_too_small_is_told_by_part(free: Any) -> None:
     assert "24.0 GB are free; train adapters (--lora" in told and told.endswith("try all the same with --force")
     parts = {name: float(size) for name, size in re.findall(r"(\w+) ([\d.]+)[,)]", told)}
     total = float(re.search(r"at least ([\d.]+) GB", told)[1])  # type: ignore[index]
-    assert {"weights", "optimizer", "gradients"} <= parts.keys() and parts["optimizer"] > 80
+    assert {"weights", "optimizer", "gradients"} <= parts.keys() and parts[
+        "optimizer"
+    ] > 60  # two moments in fp32 at least
     assert sum(parts.values()) - parts["program"] == pytest.approx(total, abs=0.2), "this process is there already"
 
 
