@@ -36,6 +36,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill.collecting.job import row_seed
 from distill.reinforcement.reflection import shares
+from distill.training.interrupts import WholeCheckpoints
 from distill.training.journal import SAMPLED, journaled
 from distill.training.optimizers.schedule import constant_schedule
 from distill.verification.refusals import HARMFUL
@@ -199,7 +200,7 @@ class RestoresExperts:
         (model or cast(Any, self).model).load_state_dict(saved.state_dict())
 
 
-class GroupTrainer(GRPOTrainer):
+class GroupTrainer(WholeCheckpoints, GRPOTrainer):
     """A `GRPOTrainer` on groups that our sampler draws."""
 
     def __init__(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, default_da
 from distill.reinforcement.grpo import RestoresExperts
 from distill.teach.teacher_recipe import StageRecipe, TeachConfig
 from distill.training.completion_loss import IGNORED
+from distill.training.interrupts import WholeCheckpoints
 from distill.training.journal import journaled, run_trainer
 from distill.training.optimizers.muon import MuonAdamW, split_parameters
 from distill.training.optimizers.schedule import cosine_schedule
@@ -47,7 +48,7 @@ def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: in
     return rows
 
 
-class ExpertsTrainer(RestoresExperts, Trainer):
+class ExpertsTrainer(RestoresExperts, WholeCheckpoints, Trainer):
     """transformers' trainer for a mixture of experts."""
 
 

@@ -5,6 +5,8 @@
 
 Python runs a signal handler between two of its own instructions. A backward pass is a single call into C++ that takes
 many seconds for a large batch, so it is made to call Python at each parameter.
+
+A kill asks nobody, so a checkpoint is whole or passed over (`WholeCheckpoints`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -63,3 +66,15 @@ def heard_in_backward(model: nn.Module) -> Iterator[None]:
 
 def _run_python(parameter: Tensor) -> None:
     """Do nothing: entering Python is enough for pending signals to be handled."""
+
+
+class WholeCheckpoints:
+    """Lets trainers of several processes write a checkpoint's state, by which it counts as whole, when all of them have
+    written their parts; else one that is killed meanwhile leaves a checkpoint that cannot be read."""
+
+    args: Any
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # type: ignore[misc]  # the last part that each process writes
+        if self.args.world_size > 1:
+            distributed.barrier()

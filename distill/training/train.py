@@ -48,6 +48,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training.completion_loss import LossForward, labelled
+from distill.training.interrupts import WholeCheckpoints
 from distill.training.journal import (
     CHECKPOINTS,
     LOSS,
@@ -145,7 +146,7 @@ class Deadline(TrainerCallback):
         return course
 
 
-class StudentTrainer(KeepsTypes, SFTTrainer):
+class StudentTrainer(KeepsTypes, WholeCheckpoints, SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     writes = False
@@ -154,8 +155,7 @@ class StudentTrainer(KeepsTypes, SFTTrainer):
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         # TRL reports each new trainer; the environment variable of this name was read at import
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        arguments: SFTConfig = kwargs["args"]
-        division = {"rank": arguments.process_index, "processes": arguments.world_size}
+        division = {"rank": kwargs["args"].process_index, "processes": kwargs["args"].world_size}
         causal_lm = causal_lm_of(model)
         self.shares = shares_beginnings(causal_lm, config)
         """Whether what examples begin with is computed once for all of them in a row."""

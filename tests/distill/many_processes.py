@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from distill.teach.supervised import ExpertsTrainer
 from distill.teach.teach import pretrain
 from distill.teach.teacher_recipe import quick
 from distill.training.completion_loss import IGNORED
+from distill.training.interrupts import WholeCheckpoints
 from distill.training.journal import LOSS, run_trainer
 from distill.training.optimizers.muon import MuonAdamW, split_parameters
 from tests.samples import TINY_DEEPSEEK
@@ -161,11 +164,34 @@ def sharded(processes: int) -> dict[str, Any]:
     return found
 
 
+class Part:
+    """Writes a part of a checkpoint; other processes than the first take longer."""
+
+    def __init__(self) -> None:
+        self.args = SimpleNamespace(world_size=distributed.get_world_size())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        time.sleep(0.5 * distributed.get_rank())
+        (Path(output_dir) / f"part {distributed.get_rank()}").touch()
+
+
+class WholePart(WholeCheckpoints, Part):
+    """A part that waits for the others."""
+
+
+def parts(folder: Path) -> list[str]:
+    """Return the parts of a checkpoint that are there when the first process goes on to write its state."""
+    folder.mkdir(exist_ok=True)
+    WholePart()._save_rng_state(str(folder))
+    return sorted(path.name for path in folder.iterdir())
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     result: dict[str, Any] = {
         "trained": trained(folder / "trained", 2),
         "staged": staged(folder / "staged"),
+        "parts": parts(folder / "parts"),
     }
     all_biases: list[Any] = [None, None]
     distributed.all_gather_object(all_biases, result["trained"]["biases"])

@@ -36,7 +36,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=True,
     )
-    assert sorted(path.name for path in folder.iterdir()) == ["result.json", "staged", "trained"]
+    assert sorted(path.name for path in folder.iterdir()) == ["parts", "result.json", "staged", "trained"]
     assert (folder / "staged" / "manifest.json").is_file() and (folder / "staged" / "model.safetensors").is_file()
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
@@ -55,6 +55,11 @@ def test_two_processes_log_the_losses_of_one(one: dict[str, Any], two: dict[str,
     # the two halves of a gradient are added in another order, and Muon rounds its matrices to bf16
     assert theirs == pytest.approx(mine, abs=2e-4)
     assert theirs[-1] != theirs[0]
+
+
+def test_a_checkpoint_gets_its_state_when_all_processes_have_written_their_parts(two: dict[str, Any]) -> None:
+    """Otherwise one that was killed meanwhile would be taken for whole, and could not be read."""
+    assert two["parts"] == ["part 0", "part 1"]
 
 
 def test_every_process_moves_the_biases_by_the_loads_of_all(one: dict[str, Any], two: dict[str, Any]) -> None:
